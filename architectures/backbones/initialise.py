@@ -1,0 +1,35 @@
+"""Initial weights that depend on the seed and the parameter's name only.
+
+Two models that share a parameter's name and shape then start from the same values whatever their residual scheme adds beside it: runs with
+the same seed are paired in earnest.
+"""
+
+import hashlib
+
+import torch
+from torch import nn
+
+
+def initialise(model: nn.Module, output_scale: float) -> None:
+    """Draw embeddings and linear weights anew from ``torch.initial_seed()``.
+
+    Linear weights have standard deviation fan_in^-1/2; those of output projections (modules called ``out``) are further scaled by
+    ``output_scale``. Embeddings have unit variance, so that they are not drowned by the first branches; a tied one counts as linear.
+    """
+    seed = torch.initial_seed()
+    drawn: set[int] = set()
+    for name, module in reversed(list(model.named_modules())):
+        if not isinstance(module, nn.Linear | nn.Embedding) or module.weight.is_meta or id(module.weight) in drawn:
+            continue
+        drawn.add(id(module.weight))
+        std = 1.0
+        if isinstance(module, nn.Linear):
+            std = module.in_features**-0.5 * (output_scale if name.endswith(".out") else 1.0)
+        generator = torch.Generator().manual_seed(parameter_seed(seed, name))
+        with torch.no_grad():
+            module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * std)
+
+
+def parameter_seed(seed: int, name: str) -> int:
+    """A 63-bit seed for one parameter."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "little") >> 1

@@ -1,0 +1,192 @@
+"""A decoder-only transformer: RMSNorm, rotary positions, QK-norm, SwiGLU, causal SDPA; its residual is whatever scheme it is given."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resbench.architectures.backbones.initialise import initialise
+from resbench.architectures.norm import RMSNorm
+from resbench.architectures.scheme import SchemeFactory
+from resbench.architectures.sizes import default_ffn_width, find_size
+from resbench.architectures.stack import Observer, run_stack
+
+
+class Attention(nn.Module):
+    """Causal multi-head attention with rotary positions and RMS-normalised queries and keys (QK-norm, arXiv 2010.04245)."""
+
+    rotation: Tensor
+
+    def __init__(self, width: int, n_heads: int, rotation: Tensor) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.register_buffer("rotation", rotation, persistent=False)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.query_norm = RMSNorm(width // n_heads)
+        self.key_norm = RMSNorm(width // n_heads)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).transpose(-4, -2).unbind(-3)  # each [B, heads, T, D]
+        query, key = rotate(self.query_norm(query), self.rotation), rotate(self.key_norm(key), self.rotation)
+        y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self.out(y.transpose(-3, -2).flatten(-2))
+
+
+class SwiGLU(nn.Module):
+    """``W_down(silu(W_gate x) * W_up x)`` (arXiv 2002.05202), gate and up in one matrix."""
+
+    def __init__(self, width: int, ffn_width: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * ffn_width, bias=False)
+        self.out = nn.Linear(ffn_width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.out(F.silu(gate) * up)
+
+
+class Branch(nn.Module):
+    """The scheme's choice of norm, then attention or MLP."""
+
+    def __init__(self, norm: nn.Module, inner: Attention | SwiGLU) -> None:
+        super().__init__()
+        self.norm = norm
+        self.inner = inner
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.inner(self.norm(u))
+
+
+class Transformer(nn.Module):
+    """Embedding, ``2 x depth`` sublayers joined by a residual scheme, a final RMSNorm and the output projection.
+
+    Parameters
+    ----------
+    scheme: the residual scheme; called with (width, number of sublayers).
+    vocab_size: V.
+    context_length: T, the longest sequence.
+    size: a name from the ladder (`resbench list`); depth, width, n_heads and ffn_width override parts of it.
+    depth: layers, each one attention and one MLP sublayer.
+    width: C, the size of a hidden vector.
+    n_heads: attention heads; must divide the width into an even size.
+    ffn_width: hidden size of SwiGLU; default 8/3 of the width, rounded up to a multiple of 32.
+    tie_embeddings: use the embedding as output projection.
+    rope_base: base of the rotary frequencies.
+    stream_dtype: ``compute`` keeps the residual state in the autocast dtype, ``float32`` in full precision.
+
+    Raises ValueError for an unknown size, a missing or impossible dimension.
+    """
+
+    def __init__(
+        self,
+        scheme: SchemeFactory,
+        vocab_size: int,
+        context_length: int,
+        size: str | None = "1m",
+        depth: int | None = None,
+        width: int | None = None,
+        n_heads: int | None = None,
+        ffn_width: int | None = None,
+        tie_embeddings: bool = False,
+        rope_base: float = 10000.0,
+        stream_dtype: Literal["compute", "float32"] = "compute",
+    ) -> None:
+        super().__init__()
+        named = find_size(size) if size is not None else None
+        if named is not None:
+            depth = named.depth if depth is None else depth
+            n_heads = (named.n_heads if width is None else None) if n_heads is None else n_heads
+            width = named.width if width is None else width
+        for field, value in (("depth", depth), ("width", width), ("n_heads", n_heads)):
+            if value is None:
+                raise ValueError(f"{field} is not set: give a size with no own width, or depth, width and n_heads together")
+            if value < 1:
+                raise ValueError(f"{field}={value}: expected at least 1")
+        assert depth is not None
+        assert width is not None
+        assert n_heads is not None
+        if width % n_heads or (width // n_heads) % 2:
+            raise ValueError(f"width={width} with n_heads={n_heads}: expected heads of equal, even size (width divisible by 2 x n_heads)")
+        if vocab_size < 1 or context_length < 1:
+            raise ValueError(f"vocab_size={vocab_size}, context_length={context_length}: expected at least 1 each")
+        self.depth, self.width, self.n_heads = depth, width, n_heads
+        self.context_length, self.vocab_size = context_length, vocab_size
+        self.stream_dtype = stream_dtype
+
+        self.scheme = scheme(width, 2 * depth)
+        base_ffn = ffn_width if ffn_width is not None else default_ffn_width(width)
+        self.ffn_widths = widened(base_ffn, width, depth, *self.scheme.widening())
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.branches = nn.ModuleList()
+        rotation = rotation_table(context_length, width // n_heads, rope_base)
+        for layer in range(depth):
+            self.branches.append(Branch(self.scheme.branch_norm(2 * layer), Attention(width, n_heads, rotation)))
+            self.branches.append(Branch(self.scheme.branch_norm(2 * layer + 1), SwiGLU(width, self.ffn_widths[layer])))
+        self.final_norm = RMSNorm(width)
+        self.head = nn.Linear(width, vocab_size, bias=False)
+        if tie_embeddings:
+            self.head.weight = self.embedding.weight
+        initialise(self, output_scale=self.scheme.output_init_scale * (2 * depth) ** -0.5)
+
+    def forward(self, tokens: Tensor, observe: Observer | None = None) -> Tensor:
+        """tokens: int64 [B, T] -> logits [B, T, V]. ``observe`` sees every sublayer (`resbench.architectures.stack`)."""
+        if tokens.shape[-1] > self.context_length:
+            raise ValueError(f"a sequence of {tokens.shape[-1]} tokens: the model was built for context_length={self.context_length}")
+        x = self.embedding(tokens)
+        device = x.device.type
+        if self.stream_dtype == "compute" and torch.is_autocast_enabled(device):
+            x = x.to(torch.get_autocast_dtype(device))
+        hidden = run_stack(self.scheme, self.branches, x, observe)
+        return self.head(self.final_norm(hidden))
+
+    def params_total(self) -> int:
+        """Every trained parameter, shared ones once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def params_connection(self) -> int:
+        """What the residual scheme adds; part of `params_total`."""
+        return self.scheme.connection_params()
+
+    def flops_per_token(self, context_length: int | None = None) -> int:
+        """Forward FLOPs per token, a multiply-add as two; a training step costs three times as much.
+
+        Matrix products of attention and MLPs, scores and their application over the causal average of (T + 1) / 2 positions, the output
+        projection, and the connections. Embedding look-ups, norms, rotary positions and activations are left out.
+        """
+        length = self.context_length if context_length is None else context_length
+        projections = 2 * 4 * self.width**2 * self.depth
+        attention = 2 * 2 * self.width * (length + 1) // 2 * self.depth
+        mlps = sum(2 * 3 * self.width * ffn for ffn in self.ffn_widths)
+        return projections + attention + mlps + 2 * self.width * self.vocab_size + self.scheme.connection_flops()
+
+    def no_weight_decay(self) -> set[str]:
+        """Norms, the embedding (each row is touched rarely, decay would shrink it unseen) and what the scheme names."""
+        own = {name for name, p in self.named_parameters() if p.ndim < 2 and not name.startswith("scheme.")}
+        return own | {"embedding.weight"} | {f"scheme.{name}" for name in self.scheme.no_weight_decay()}
+
+
+def widened(ffn_width: int, width: int, depth: int, extra_params: int, extra_flops: int, multiple: int = 8) -> list[int]:
+    """MLP widths per layer that absorb ``extra_params`` parameters and ``extra_flops`` forward FLOPs per token.
+
+    A hidden unit of SwiGLU has 3 x width parameters and 6 x width FLOPs. Widths stay multiples of ``multiple`` where they were (tensor
+    cores need it) and the remainder goes to the first layers one multiple at a time, so the match is exact to half of one such step.
+    """
+    units = extra_params / (3 * width) + extra_flops / (6 * width)
+    steps = round(units / multiple)
+    return [ffn_width + multiple * (steps // depth + (layer < steps % depth)) for layer in range(depth)]
+
+
+def rotation_table(length: int, head_width: int, base: float) -> Tensor:
+    """cos and sin of position x frequency, float32 [2, T, D / 2] (RoPE, arXiv 2104.09864)."""
+    frequency = base ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
+    angle = torch.outer(torch.arange(length, dtype=torch.float32), frequency)
+    return torch.stack([angle.cos(), angle.sin()])
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate pairs (d, d + D / 2) of x [..., T, D] by their position's angle; same shape and dtype."""
+    cos, sin = table[:, : x.shape[-2]].to(x.dtype)
+    left, right = x.chunk(2, dim=-1)
+    return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1)
