@@ -75,7 +75,9 @@ def resolve(kind: Kind, name: str) -> type:
     if not module:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}; or give an import path such as package.module.Class")
+        raise ValueError(
+            f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}; or give an import path such as package.module.Class"
+        )
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:

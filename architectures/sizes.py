@@ -54,5 +54,7 @@ SIZES: dict[str, Size] = {
 def find_size(name: str) -> Size:
     """The named size. Raises ValueError that lists the known names."""
     if name not in SIZES:
-        raise ValueError(f"size={name!r} is not a known size: choose one of {', '.join(SIZES)}, or give depth, width and n_heads instead")
+        raise ValueError(
+            f"size={name!r} is not a known size: choose one of {', '.join(SIZES)}, or give depth, width and n_heads instead"
+        )
     return SIZES[name]

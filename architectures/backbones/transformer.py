@@ -28,7 +28,9 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).transpose(-4, -2).unbind(-3)  # each [B, heads, T, D]
+        query, key, value = (
+            self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).transpose(-4, -2).unbind(-3)
+        )  # each [B, heads, T, D]
         query, key = rotate(self.query_norm(query), self.rotation), rotate(self.key_norm(key), self.rotation)
         y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         return self.out(y.transpose(-3, -2).flatten(-2))
@@ -101,14 +103,18 @@ class Transformer(nn.Module):
             width = named.width if width is None else width
         for field, value in (("depth", depth), ("width", width), ("n_heads", n_heads)):
             if value is None:
-                raise ValueError(f"{field} is not set: give a size with no own width, or depth, width and n_heads together")
+                raise ValueError(
+                    f"{field} is not set: give a size with no own width, or depth, width and n_heads together"
+                )
             if value < 1:
                 raise ValueError(f"{field}={value}: expected at least 1")
         assert depth is not None
         assert width is not None
         assert n_heads is not None
         if width % n_heads or (width // n_heads) % 2:
-            raise ValueError(f"width={width} with n_heads={n_heads}: expected heads of equal, even size (width divisible by 2 x n_heads)")
+            raise ValueError(
+                f"width={width} with n_heads={n_heads}: expected heads of equal, even size (width divisible by 2 x n_heads)"
+            )
         if vocab_size < 1 or context_length < 1:
             raise ValueError(f"vocab_size={vocab_size}, context_length={context_length}: expected at least 1 each")
         self.depth, self.width, self.n_heads = depth, width, n_heads
@@ -133,7 +139,9 @@ class Transformer(nn.Module):
     def forward(self, tokens: Tensor, observe: Observer | None = None) -> Tensor:
         """tokens: int64 [B, T] -> logits [B, T, V]. ``observe`` sees every sublayer (`resbench.architectures.stack`)."""
         if tokens.shape[-1] > self.context_length:
-            raise ValueError(f"a sequence of {tokens.shape[-1]} tokens: the model was built for context_length={self.context_length}")
+            raise ValueError(
+                f"a sequence of {tokens.shape[-1]} tokens: the model was built for context_length={self.context_length}"
+            )
         x = self.embedding(tokens)
         device = x.device.type
         if self.stream_dtype == "compute" and torch.is_autocast_enabled(device):
@@ -167,7 +175,9 @@ class Transformer(nn.Module):
         return own | {"embedding.weight"} | {f"scheme.{name}" for name in self.scheme.no_weight_decay()}
 
 
-def widened(ffn_width: int, width: int, depth: int, extra_params: int, extra_flops: int, multiple: int = 8) -> list[int]:
+def widened(
+    ffn_width: int, width: int, depth: int, extra_params: int, extra_flops: int, multiple: int = 8
+) -> list[int]:
     """MLP widths per layer that absorb ``extra_params`` parameters and ``extra_flops`` forward FLOPs per token.
 
     A hidden unit of SwiGLU has 3 x width parameters and 6 x width FLOPs. Widths stay multiples of ``multiple`` where they were (tensor

@@ -42,13 +42,11 @@ class IdentityHyperConnections(GatedStreams):
         super().__init__(width, n_sublayers, n_streams, 2 * n_streams, alpha_init, bias, phi_init_std, eps, exit)
 
     def coefficients(self, state: Tensor, i: int) -> Coefficients:
-        return Coefficients(
-            *functional.mhc_coefficients(state, self.phi[i], self.alpha[i], self.bias[i], 0, self.eps)
-        )
+        return Coefficients(*functional.mhc_coefficients(state, self.phi[i], self.alpha[i], self.bias[i], 0, self.eps))
 
     def boundary(self, state: Tensor, ctx: Coefficients, y: Tensor, i: int) -> tuple[Tensor, Tensor, Coefficients]:
         norm = self.norm(i + 1)
-        state, u, *found = functional.mhc_boundary(
+        state, u, pre, post, res = functional.mhc_boundary(
             state,
             y,
             ctx.post,
@@ -61,7 +59,7 @@ class IdentityHyperConnections(GatedStreams):
             self.eps,
             norm.eps,
         )
-        return state, u, Coefficients(*found)
+        return state, u, Coefficients(pre, post, res)
 
     def connection_flops(self) -> int:
         """Gates, read and write; nothing mixes."""

@@ -134,7 +134,9 @@ class ManifoldHyperConnections(GatedStreams):
             n,
             n * n + 2 * n,
             alpha_init,
-            [torch.cat([gate_bias(bias_init, n, i, phi_init_std), res_bias]) for i in range(n_sublayers)] if n > 0 else [],
+            [torch.cat([gate_bias(bias_init, n, i, phi_init_std), res_bias]) for i in range(n_sublayers)]
+            if n > 0
+            else [],
             phi_init_std,
             eps,
             exit,
@@ -161,7 +163,7 @@ class ManifoldHyperConnections(GatedStreams):
 
     def boundary(self, state: Tensor, ctx: Coefficients, y: Tensor, i: int) -> tuple[Tensor, Tensor, Coefficients]:
         norm = self.norm(i + 1)
-        state, u, *found = functional.mhc_boundary(
+        state, u, pre, post, res = functional.mhc_boundary(
             state,
             y,
             ctx.post,
@@ -177,7 +179,7 @@ class ManifoldHyperConnections(GatedStreams):
             start=self.start,
             sinkhorn_eps=self.sinkhorn_eps,
         )
-        return state, u, Coefficients(*found)
+        return state, u, Coefficients(pre, post, res)
 
     def connection_flops(self) -> int:
         """Gates, read, mix and write, and four operations per entry of H_res and Sinkhorn iteration."""
