@@ -1,0 +1,54 @@
+"""A scheme from somebody else's package is listed, swept beside the built-ins and ranked, with no change to resbench."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+SWEEP = """
+name: plugged
+base:
+  data: {class_path: python-source, init_args: {root: %s, context_length: 32, batch_size: 4, val_sequences: 4}}
+  budget: {tokens: 1280}
+factors:
+  size: [100k]
+  scheme: [resnet, damped]
+seeds: [0, 1]
+"""
+
+
+@pytest.mark.slow
+def test_a_plugin_is_listed_swept_and_ranked(resbench, plugin_site: Path, tmp_path: Path) -> None:
+    listed = resbench("list", site=plugin_site)
+    assert listed.returncode == 0, listed.stderr
+    line = next(line for line in listed.stdout.splitlines() if "damped" in line)
+    assert "resbench-damped" in line
+    assert "0.3" in line
+    assert "resbench-damped" not in resbench("list").stdout
+
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for i in range(60):
+        (corpus / f"module_{i}.py").write_text(f"def function_{i}(x):\n    return x + {i}\n" * 8)
+    sweep = tmp_path / "plugged.yaml"
+    sweep.write_text(SWEEP % corpus)
+    runs = tmp_path / "runs"
+    swept = resbench("sweep", "run", str(sweep), "--output-dir", str(runs), site=plugin_site)
+    assert swept.returncode == 0, swept.stdout + swept.stderr
+
+    board = resbench(
+        "leaderboard", "build", "--study", "plugged", "--output-dir", str(runs), "--out", str(tmp_path / "board")
+    )
+    assert board.returncode == 0, board.stdout + board.stderr
+    rows = json.loads((tmp_path / "board" / "leaderboard.json").read_text())["rows"]
+    assert {row["scheme"] for row in rows} == {"resnet", "damped"}
+    damped = next(row for row in rows if row["scheme"] == "damped")
+    assert damped["params_connection"] == 4  # one gain for each of the two layers' two sublayers
+    assert damped["n"] == 2
+
+    with sqlite3.connect(runs / "mlflow.db") as database:
+        runs_of = dict(
+            database.execute("select value, count(*) from tags where key = 'scheme' group by value").fetchall()
+        )
+    assert runs_of == {"resnet": 2, "damped": 2}
