@@ -1,0 +1,137 @@
+"""``resbench sweep plan FILE`` and ``resbench sweep run FILE``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resbench.sweeps.spec import SweepSpec
+
+DEFAULT_OUTPUT = "runs"
+INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a sweep command; the exit code, 1 if a run failed. Raises ValueError or OSError for what the user can put right."""
+    arguments = _parser().parse_args(argv)
+    from resbench.sweeps.spec import find_file, load_spec
+
+    spec = load_spec(arguments.file, arguments.set)
+    output_dir = Path(arguments.output_dir).expanduser().resolve()
+    workers = arguments.workers or spec.workers or 1
+    if arguments.command == "plan":
+        return _plan(spec, output_dir, arguments.tracking_uri, workers)
+    try:
+        return _run(spec, find_file(arguments.file), output_dir, arguments, workers)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. Nothing is lost: run the same command again to go on with {spec.name}.")
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="resbench sweep", description="Many runs from one file: schemes x sizes x seeds, searches included."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{plan,run}")
+    for name, summary in (
+        ("plan", "show every cell, its cost and an estimate of the time; run nothing"),
+        ("run", "run, or go on with, a sweep"),
+    ):
+        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        add = command.add_argument
+        add(
+            "file",
+            metavar="FILE",
+            help="a sweep file, or the name of a shipped one: demo, streams, sinkhorn, depth, ladder",
+        )
+        add(
+            "--set",
+            metavar="KEY=VALUE",
+            action="append",
+            default=[],
+            help="change the file, such as seeds=[0,1] or size=1m; repeatable",
+        )
+        add("--workers", metavar="N", type=_positive, help="runs at once (default: the file's `workers`, or 1)")
+        add(
+            "--output-dir",
+            metavar="DIR",
+            default=DEFAULT_OUTPUT,
+            help="checkpoints, logs, databases (default: %(default)s)",
+        )
+        add(
+            "--tracking-uri",
+            metavar="URI",
+            help="MLflow store (default: MLFLOW_TRACKING_URI, or SQLite in the output folder)",
+        )
+        if name == "run":
+            add(
+                "--extend",
+                action="store_true",
+                help="the file has new cells or seeds since the sweep started: run them too",
+            )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number of at least 1")
+    return int(text)
+
+
+def _plan(spec: "SweepSpec", output_dir: Path, tracking_uri: str | None, workers: int) -> int:
+    from rich.console import Console
+
+    from resbench.sweeps import pool
+    from resbench.sweeps.estimate import throughput
+    from resbench.sweeps.plan import make_plan
+    from resbench.sweeps.table import print_plan
+
+    plan = make_plan(spec)
+    expected = throughput(
+        plan, _measured(spec.name, output_dir, tracking_uri), pool.threads_per_worker(workers), pool.gpus(plan)
+    )
+    print_plan(Console(), plan, expected, workers)
+    return 0
+
+
+def _measured(study: str, output_dir: Path, tracking_uri: str | None) -> list[tuple[str, float, float]]:
+    """What earlier runs of the study measured, without creating a store where there is none."""
+    from resbench.harness.store import default_tracking_uri
+
+    uri = tracking_uri or default_tracking_uri(output_dir)
+    file = uri.removeprefix("sqlite:///")
+    if file != uri and not Path(file).exists():
+        return []
+    from resbench.sweeps.session import open_ledger
+
+    ledger = open_ledger(uri, study, output_dir, create=False)
+    return ledger.measured() if ledger else []
+
+
+def _run(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Namespace, workers: int) -> int:
+    from resbench.sweeps import pool
+    from resbench.sweeps.lock import sweep_lock
+
+    folder = output_dir / "sweeps" / spec.name
+    with sweep_lock(folder):
+        threads = pool.threads_per_worker(workers)
+        pool.warm_up(threads)  # imports in the background while this process does the same to plan
+        from resbench.sweeps.plan import make_plan
+        from resbench.sweeps.run import Machine
+        from resbench.sweeps.session import run_plan
+
+        plan = make_plan(spec)
+        changes = "".join(f"# --set {assignment}\n" for assignment in arguments.set)
+        summary = run_plan(
+            plan,
+            file_text=changes + file.read_text(encoding="utf-8"),
+            folder=folder,
+            output_dir=output_dir,
+            tracking_uri=arguments.tracking_uri,
+            machine=Machine(workers, threads, pool.gpus(plan)),
+            extend=arguments.extend,
+        )
+    if summary.interrupted:
+        return INTERRUPTED
+    return 0 if summary.complete else 1

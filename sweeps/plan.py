@@ -1,0 +1,162 @@
+"""What a sweep is going to do, worked out before anything runs: every cell with its parameters, FLOPs, tokens, runs and time.
+
+Every cell's model is really constructed (without memory for its weights), so that a wrong field, an impossible width or an unknown scheme is
+found here and not in the middle of the night.
+"""
+
+import copy
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from resbench.sweeps import keys
+from resbench.sweeps.grid import Cell, SchemeFields, cells, registered_fields
+from resbench.sweeps.spec import SweepSpec
+from resbench.sweeps.yamlfile import dump
+
+Phase = Literal["search", "final"]
+Describe = Callable[[list[str]], Mapping[str, Any]]
+REFERENCE_SCHEME = "resnet"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run that has to end exactly once. ``number`` is the trial's in the search, the seed in the final phase."""
+
+    study: str
+    cell: Cell
+    phase: Phase
+    number: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Unique among all runs ever planned for the study, and the same whenever the sweep is run again."""
+        word = "trial" if self.phase == "search" else "seed"
+        return f"{self.study}/{self.cell.id}/{self.phase}/{word}={self.number}"
+
+    @property
+    def title(self) -> str:
+        word = "search trial" if self.phase == "search" else "seed"
+        return f"{' '.join(self.cell.labels.values()) or 'base'}, {word} {self.number}"
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """A cell and what one of its runs amounts to. FLOPs are those of training (forward and backward) per token."""
+
+    cell: Cell
+    params_total: int
+    params_connection: int
+    flops_per_token: int
+    tokens: int
+    steps: int
+
+    @property
+    def flops(self) -> int:
+        """Training FLOPs of one run."""
+        return self.flops_per_token * self.tokens
+
+
+@dataclass(frozen=True)
+class Plan:
+    spec: SweepSpec
+    cells: tuple[CellPlan, ...]
+
+    @property
+    def trials(self) -> int:
+        """Search trials per cell."""
+        return self.spec.search.trials if self.spec.search else 0
+
+    @property
+    def runs_per_cell(self) -> int:
+        return self.trials + len(self.spec.seeds)
+
+    @property
+    def runs(self) -> int:
+        return len(self.cells) * self.runs_per_cell
+
+    def final(self, cell: Cell, seed: int) -> PlannedRun:
+        return PlannedRun(self.spec.name, cell, "final", seed, seed)
+
+    def trial(self, cell: Cell, number: int) -> PlannedRun:
+        assert self.spec.search is not None
+        return PlannedRun(self.spec.name, cell, "search", number, self.spec.search.seed)
+
+    def record(self) -> dict[str, Any]:
+        """What decides the runs' results, to be compared with a later state of the sweep file."""
+        return {
+            "format": 1,
+            "name": self.spec.name,
+            "cells": {plan.cell.id: plan.cell.config for plan in self.cells},
+            "seeds": list(self.spec.seeds),
+            "search": self.spec.search.model_dump(mode="json") if self.spec.search else None,
+        }
+
+
+def make_plan(spec: SweepSpec, describe: Describe | None = None, fields: SchemeFields = registered_fields) -> Plan:
+    """Lay out a sweep and construct each of its models once.
+
+    ``describe`` takes the arguments of a `resbench fit` command line and returns ``params_total``, ``params_connection``, ``flops_per_token``
+    (training), ``steps`` and ``tokens``; the default is `resbench.harness.fit.describe`.
+
+    Raises ValueError naming the cell for a configuration that `resbench fit` would refuse.
+    """
+    if describe is None:
+        from resbench.harness.fit import describe as fit_describe
+
+        describe = fit_describe
+    found = cells(spec, fields)
+    planned = []
+    for cell in found:
+        if spec.tokens_per_parameter is not None:
+            cell = _with_proportional_tokens(cell, spec.tokens_per_parameter, describe)
+        facts = _facts(cell.config, describe, cell.id)
+        planned.append(
+            CellPlan(
+                cell,
+                params_total=int(facts["params_total"]),
+                params_connection=int(facts["params_connection"]),
+                flops_per_token=int(facts["flops_per_token"]),
+                tokens=int(facts["tokens"]),
+                steps=int(facts["steps"]),
+            )
+        )
+    if spec.search:
+        from resbench.sweeps.search import check_search
+
+        check_search(spec.search, planned[0].tokens)
+        for key, distribution in spec.search.space.items():
+            _check_searched_key(planned[0].cell, key, distribution.model_dump(), describe)
+    return Plan(spec, tuple(planned))
+
+
+def _with_proportional_tokens(cell: Cell, tokens_per_parameter: float, describe: Describe) -> Cell:
+    """Tokens from the size of the same cell with a plain residual: a scheme must not earn data by having more parameters."""
+    if keys.look_up(cell.config, keys.TOKENS) is not None:
+        raise ValueError(f"tokens_per_parameter: the cell {cell.id!r} sets budget.tokens as well; keep one of the two")
+    reference = copy.deepcopy(cell.config)
+    keys.assign(reference, keys.SCHEME, REFERENCE_SCHEME)
+    keys.assign(reference, keys.TOKENS, 1)
+    facts = _facts(reference, describe, f"{cell.id} (with {REFERENCE_SCHEME}, for tokens_per_parameter)")
+    config = copy.deepcopy(cell.config)
+    keys.assign(config, keys.TOKENS, max(1, round(tokens_per_parameter * int(facts["params_total"]))))
+    return Cell(cell.id, cell.labels, config)
+
+
+def _facts(config: Mapping[str, Any], describe: Describe, name: str) -> Mapping[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="resbench-plan-") as folder:
+        path = Path(folder, "cell.yaml")
+        path.write_text(dump(dict(config)), encoding="utf-8")
+        try:
+            return describe(["--config", str(path)])
+        except ValueError as error:
+            raise ValueError(f"cell {name!r}: {str(error).replace(str(path), 'its configuration')}") from error
+
+
+def _check_searched_key(cell: Cell, key: str, distribution: Mapping[str, Any], describe: Describe) -> None:
+    """One value of each searched key is tried on the first cell, so that a misspelt key fails before anything runs."""
+    value = distribution["choices"][0] if "choices" in distribution else distribution["low"]
+    _facts(cell.with_values({key: value}), describe, f"{cell.id} with search.space.{key}")

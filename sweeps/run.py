@@ -1,0 +1,243 @@
+"""Running a sweep: keep every worker busy, write down what ended, survive what does not end well.
+
+The sweep process alone writes to the Optuna database and creates MLflow runs; trial processes train (`resbench.sweeps.trial`) and log to the
+run they were given. Whatever is killed, the same command finds the books as they are and goes on (`resbench.sweeps.ledger`).
+"""
+
+import hashlib
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from resbench.sweeps.agenda import Agenda, Task
+from resbench.sweeps.estimate import Throughput
+from resbench.sweeps.ledger import Entry, Ledger
+from resbench.sweeps.plan import Plan
+from resbench.sweeps.pool import Ended, Pool, Report
+from resbench.sweeps.progress import Display, Eta, count, duration
+from resbench.sweeps.yamlfile import dump
+
+FIT = "resbench.harness.fit:fit"
+_POLL_S = 0.5
+_ATTEMPTS_AFTER_SUDDEN_DEATH = 2
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What trials may use: how many at once, CPU threads for each, and the GPUs dealt out to them in turn."""
+
+    workers: int
+    threads: int
+    gpus: int = 0
+
+
+@dataclass
+class Summary:
+    """How a sweep run ended. ``outcomes`` counts every planned run that has a result, earlier invocations included."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    failures: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+    seconds: float = 0.0
+    winners: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return not self.failures and not self.interrupted
+
+
+class Runner:
+    """One invocation of `sweep run`, between taking the lock and letting it go."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        agenda: Agenda,
+        *,
+        folder: Path,
+        output_dir: Path,
+        tracking_uri: str,
+        machine: Machine,
+        throughput: Throughput,
+        console: Console,
+        target: str = FIT,
+    ) -> None:
+        self._plan, self._ledger, self._agenda = plan, ledger, agenda
+        self._folder, self._output_dir, self._tracking_uri = folder, output_dir, tracking_uri
+        self._machine, self._throughput, self._target = machine, throughput, target
+        self._pool = Pool(machine.workers)
+        self._tasks: dict[str, Task] = {}
+        self._tokens: dict[str, int] = {}
+        self._deaths: Counter[str] = Counter()
+        self._timed_out: dict[str, str] = {}
+        self._summary = Summary()
+        done = [entry for entry in ledger.entries() if entry.has_result]
+        self._display = Display(console, plan.spec.name, plan.runs, len(done))
+        self._eta = Eta(self._work_left(), min(machine.workers, plan.runs))
+
+    def run(self) -> Summary:
+        """Until nothing is left to do, or the user stops it."""
+        start = time.monotonic()
+        with _stop_signals() as stopped, self._display:
+            try:
+                while not stopped():
+                    self._fill()
+                    if not self._tasks:
+                        break
+                    for event in self._pool.wait(_POLL_S):
+                        self._report(event) if isinstance(event, Report) else self._end(event)
+                    self._enforce_timeout()
+                    self._display.tick(self._pool.running(), self._eta.seconds(self._work_under_way()))
+            finally:
+                for key in self._pool.kill_all():
+                    self._ledger.interrupt(self._tasks.pop(key).planned)
+            self._summary.interrupted = stopped()
+        self._summary.seconds = time.monotonic() - start
+        self._summary.outcomes = Counter(entry.outcome for entry in self._ledger.entries() if entry.has_result)
+        self._summary.winners = self._agenda.winners()
+        if not self._summary.interrupted:
+            for cell in self._agenda.blocked_cells():
+                self._summary.failures.setdefault(
+                    f"{cell}, final runs", "not started: a trial of the cell's search failed"
+                )
+        return self._summary
+
+    def _fill(self) -> None:
+        while (slot := self._pool.free_slot()) is not None and (task := self._agenda.next()) is not None:
+            self._start(task, slot)
+
+    def _start(self, task: Task, slot: int) -> None:
+        from resbench.sweeps.trial import Job
+
+        planned = task.planned
+        run_id = self._ledger.open(planned)
+        stem = file_stem(planned.key)
+        config = self._folder / "configs" / f"{stem}.yaml"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(dump(self._config(task)), encoding="utf-8")
+        job = Job(
+            key=planned.key,
+            target=self._target,
+            argv=("--config", str(config)),
+            tags=self._ledger.tags(planned),
+            run_id=run_id,
+            threads=self._machine.threads,
+            gpu=slot % self._machine.gpus if self._machine.gpus else None,
+            log=self._folder / "logs" / f"{stem}.log",
+            lock_folder=self._folder,
+        )
+        self._tasks[planned.key] = task
+        self._agenda.started(planned)
+        self._pool.start(job, slot)
+
+    def _config(self, task: Task) -> dict[str, Any]:
+        """The complete `resbench fit` configuration of a run, which reproduces it when run by hand."""
+        config = task.planned.cell.with_values(task.values)
+        config["seed_everything"] = task.planned.seed
+        config["output_dir"] = str(self._output_dir)
+        config["tracking"] = {"uri": self._tracking_uri, "experiment": self._plan.spec.name}
+        config["trainer"] = {"enable_progress_bar": False, **(config.get("trainer") or {})}
+        return config
+
+    def _report(self, event: Report) -> None:
+        task = self._tasks[event.key]
+        self._tokens[event.key] = event.validation.tokens
+        self._pool.answer(event.key, self._agenda.give_up(task.planned, event.validation.tokens, event.validation.loss))
+
+    def _end(self, event: Ended) -> None:
+        task = self._tasks.pop(event.key)
+        self._tokens.pop(event.key, None)
+        entry = self._ledger.close(task.planned)
+        if entry.has_result:
+            self._agenda.ended(task.planned, entry)
+            self._eta.done(self._throughput.seconds(task.cell))
+            self._display.ended(
+                task.planned.title, result_line(entry), None if entry.outcome == "complete" else "yellow"
+            )
+            return
+        reason = self._timed_out.pop(event.key, None) or getattr(event.message, "reason", None)
+        if reason is None and event.exitcode is not None and event.exitcode < 0:
+            self._deaths[event.key] += 1
+            name = signal.Signals(-event.exitcode).name
+            reason = f"its process was killed ({name}); if nobody did that, the machine was probably out of memory"
+            if self._deaths[event.key] < _ATTEMPTS_AFTER_SUDDEN_DEATH:
+                self._display.line(f"{task.planned.title}: {reason}; starting it again", "yellow")
+                self._agenda.give_back(task.planned)
+                return
+        self._fail(task, reason or f"its process ended with code {event.exitcode} and said nothing")
+
+    def _fail(self, task: Task, reason: str) -> None:
+        self._ledger.fail(task.planned, reason)
+        self._agenda.failed(task.planned)
+        self._eta.done(self._throughput.seconds(task.cell))
+        log = self._folder / "logs" / f"{file_stem(task.planned.key)}.log"
+        self._summary.failures[task.planned.title] = f"{reason}\n  log: {log}"
+        self._display.line(f"{task.planned.title}  FAILED: {reason.splitlines()[0]}", "red")
+
+    def _enforce_timeout(self) -> None:
+        limit = self._plan.spec.timeout
+        if limit is None:
+            return
+        for key, seconds in self._pool.running().items():
+            if seconds > limit and key not in self._timed_out:
+                self._timed_out[key] = f"stopped after {duration(seconds)}, longer than `timeout: {limit:g}` seconds"
+                self._pool.kill(key)
+
+    def _work_left(self) -> float:
+        done = {entry.key for entry in self._ledger.entries() if entry.has_result}
+        finished = Counter(entry.cell for entry in self._ledger.entries() if entry.key in done)
+        return sum(
+            self._throughput.seconds(c) * (self._plan.runs_per_cell - finished[c.cell.id]) for c in self._plan.cells
+        )
+
+    def _work_under_way(self) -> float:
+        return sum(
+            self._throughput.seconds(task.cell) * min(1.0, self._tokens.get(key, 0) / max(1, task.cell.tokens))
+            for key, task in self._tasks.items()
+        )
+
+
+def result_line(entry: Entry) -> str:
+    """One finished run: ``val loss 2.104, 3.035 bits per byte, 41.2k tokens/s``."""
+    parts = [] if entry.outcome == "complete" else [entry.outcome]
+    if entry.val_loss is not None:
+        parts.append(f"val loss {entry.val_loss:.4f}")
+    if entry.bits_per_byte is not None:
+        parts.append(f"{entry.bits_per_byte:.4f} bits per byte")
+    if entry.tokens_per_s is not None:
+        parts.append(f"{count(entry.tokens_per_s)} tokens/s")
+    return ", ".join(parts)
+
+
+def file_stem(key: str) -> str:
+    """A run's key as a file name: readable, safe on any file system, and unique through eight digits of its hash."""
+    digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9.]+', '-', key.partition('/')[2])[:80].strip('-')}-{digest}"
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM as a question the loop asks; a second one interrupts at once."""
+    received: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+
+    earlier = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

@@ -1,0 +1,156 @@
+"""One invocation of `sweep run`: the store, the books, the check that this is still the same sweep, the runs, and what to do next."""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlflow import MlflowClient
+from rich.console import Console
+
+from resbench.harness.store import default_tracking_uri, open_store
+from resbench.sweeps.agenda import Agenda
+from resbench.sweeps.changes import compare, refusal
+from resbench.sweeps.estimate import throughput
+from resbench.sweeps.ledger import Ledger
+from resbench.sweeps.plan import Plan
+from resbench.sweeps.progress import duration
+from resbench.sweeps.run import FIT, Machine, Runner, Summary
+from resbench.sweeps.table import totals
+
+
+def run_plan(
+    plan: Plan,
+    *,
+    file_text: str,
+    folder: Path,
+    output_dir: Path,
+    tracking_uri: str | None,
+    machine: Machine,
+    extend: bool = False,
+    console: Console | None = None,
+    target: str = FIT,
+) -> Summary:
+    """Run what is left of a sweep. The caller holds its lock (`resbench.sweeps.lock`) and has warmed up the fork server.
+
+    folder: the sweep's own, for logs and configurations. ``target`` names the function that trains, ``module:function`` with the signature of
+    `resbench.harness.fit.fit`; it is imported in every trial process.
+
+    Raises ValueError if the sweep was started with other settings, or its databases do not belong together.
+    """
+    console = console or Console()
+    spec = plan.spec
+    uri = tracking_uri or default_tracking_uri(output_dir)
+    ledger = open_ledger(uri, spec.name, output_dir)
+    assert ledger is not None
+    started = ledger.started_with()
+    if started is not None:
+        changes = compare(started, plan.record())
+        refused = refusal(spec.name, changes, extend)
+        if refused:
+            raise ValueError(refused)
+        if changes.additions:
+            console.print(f"Extending {spec.name}: " + "; ".join(changes.additions), highlight=False)
+    _same_output_dir(ledger, output_dir)
+    ledger.begin(output_dir, file_text, plan)
+    agenda = Agenda(plan, ledger, f"sqlite:///{output_dir / 'optuna.db'}")
+    measured = ledger.measured()
+    expected = throughput(plan, measured, machine.threads, machine.gpus)
+    done = sum(entry.has_result for entry in ledger.entries())
+    for line in totals(plan, expected, machine.workers):
+        console.print(line, highlight=False, soft_wrap=True)
+    if started is not None:
+        console.print(f"Going on: {done} of {plan.runs} runs have their result.", highlight=False)
+    runner = Runner(
+        plan,
+        ledger,
+        agenda,
+        folder=folder,
+        output_dir=output_dir,
+        tracking_uri=uri,
+        machine=machine,
+        throughput=expected,
+        console=console,
+        target=target,
+    )
+    with _closing(ledger):
+        summary = runner.run()
+        status = "KILLED" if summary.interrupted else "FINISHED" if summary.complete else "FAILED"
+        ledger.finish(status, summary.outcomes)
+    _print_summary(console, plan, summary, uri)
+    return summary
+
+
+def open_ledger(uri: str, study: str, output_dir: Path, *, create: bool = True) -> Ledger | None:
+    """The books of a study, read. None if there are none and ``create`` is False."""
+    client = open_store(uri)
+    experiment_id = _experiment(client, study, output_dir, create)
+    if experiment_id is None:
+        return None
+    ledger = Ledger(client, experiment_id, study)
+    ledger.load()
+    return ledger
+
+
+def _experiment(client: MlflowClient, name: str, output_dir: Path, create: bool) -> str | None:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return str(client.create_experiment(name)) if create else None
+    if found.lifecycle_stage != "active":
+        raise ValueError(
+            f"the MLflow experiment {name!r} was deleted but not removed. Restore it in the MLflow UI, remove it with `mlflow gc`, or give the sweep "
+            "another `name`."
+        )
+    return str(found.experiment_id)
+
+
+def _same_output_dir(ledger: Ledger, output_dir: Path) -> None:
+    """Checkpoints and searches of a sweep are in one folder; going on from another one would lose them unnoticed."""
+    earlier = ledger.output_dir()
+    if earlier and Path(earlier) != output_dir and Path(earlier).exists():
+        raise ValueError(
+            f"the sweep {ledger.study!r} keeps its checkpoints and searches in {earlier}, not in {output_dir}: "
+            f"go on with --output-dir {shlex.quote(earlier)}, or give the sweep a new `name`."
+        )
+
+
+@contextmanager
+def _closing(ledger: Ledger) -> Iterator[None]:
+    """A sweep that ends through an error must not look as if it were still running."""
+    try:
+        yield
+    except BaseException:
+        ledger.finish("KILLED", {})
+        raise
+
+
+def _print_summary(console: Console, plan: Plan, summary: Summary, uri: str) -> None:
+    def say(text: str = "", style: str | None = None) -> None:
+        console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+    ended = ", ".join(f"{number} {outcome}" for outcome, number in sorted(summary.outcomes.items())) or "none"
+    say()
+    say(
+        f"{sum(summary.outcomes.values())} of {plan.runs} runs have a result ({ended}) after {duration(summary.seconds)}.",
+        "bold",
+    )
+    for cell, values in summary.winners.items():
+        say(f"best of {cell}: " + ", ".join(f"{key} {_short(value)}" for key, value in values.items()))
+    if summary.interrupted:
+        say(
+            "Stopped. Run the same command again to go on; unfinished runs continue from their last checkpoint.",
+            "yellow",
+        )
+        return
+    if summary.failures:
+        say(f"{len(summary.failures)} failed:", "red")
+        for title, reason in summary.failures.items():
+            say(f"  {title}: {reason}")
+        say("The same command tries the failed runs again and leaves the others alone.", "yellow")
+    say("Next:")
+    say(f"  resbench leaderboard build --study {plan.spec.name} --tracking-uri {shlex.quote(uri)}")
+    say(f"  resbench ui --tracking-uri {shlex.quote(uri)}")
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
