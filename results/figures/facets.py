@@ -1,0 +1,35 @@
+"""Small multiples: one panel (or column of panels) for each comparison group."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+PANEL = ["task", "size", "setting", "budget_tokens"]
+"""Columns that make a panel."""
+
+MOST_PANELS = 6
+"""Panels a figure has at the most; the CSV has the rest."""
+
+
+def panels(numbers: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of each panel under its title, in the order they come; parts that never vary are left out of titles."""
+    varying = [column for column in PANEL if numbers[column].nunique(dropna=False) > 1]
+    shown = varying or ["size"]
+    found = []
+    for keys, rows in numbers.groupby(PANEL, sort=False, dropna=False):
+        values = dict(zip(PANEL, keys, strict=True))
+        found.append((", ".join(_words(column, values[column]) for column in shown if values[column]), rows))
+    return found
+
+
+def left_out(count: int) -> str:
+    """A sentence for the caption when there are more panels than a figure has room for."""
+    return (
+        f" The first {MOST_PANELS} of {count} comparison groups are drawn; the CSV has all."
+        if count > MOST_PANELS
+        else ""
+    )
+
+
+def _words(column: str, value: object) -> str:
+    return f"{int(str(value)):,} tokens" if column == "budget_tokens" else str(value)

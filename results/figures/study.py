@@ -1,0 +1,34 @@
+"""All figures of a study, in the order in which a page shows them."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from resbench.results.figures.comparison import difference_to_reference
+from resbench.results.figures.cost import throughput_and_memory
+from resbench.results.figures.drawing import Drawing
+from resbench.results.figures.gain import gain_through_depth
+from resbench.results.figures.loss import loss_against_compute, loss_against_tokens, loss_against_wall_clock
+from resbench.results.figures.numbers import cost_numbers, curve_numbers, difference_numbers, gain_numbers
+from resbench.results.figures.style import styles
+from resbench.results.leaderboard import Leaderboard
+
+
+def draw_study(leaderboard: Leaderboard, curves: pd.DataFrame, profiles: pd.DataFrame) -> list[Drawing]:
+    """Every figure of a leaderboard, drawn or with the reason why not.
+
+    Args:
+        leaderboard: of `make_leaderboard`.
+        curves: of `load_curves` for the leaderboard's runs and `numbers.METRICS`.
+        profiles: of `load_profiles` for the same runs.
+    """
+    chosen = styles((cell.label, cell.scheme) for cell in leaderboard.cells)
+    over_training = curve_numbers(leaderboard, curves)
+    return [
+        difference_to_reference(difference_numbers(leaderboard), chosen),
+        loss_against_tokens(over_training, chosen),
+        loss_against_compute(over_training, chosen),
+        loss_against_wall_clock(over_training, chosen),
+        gain_through_depth(gain_numbers(leaderboard, profiles), chosen),
+        throughput_and_memory(cost_numbers(leaderboard), chosen),
+    ]

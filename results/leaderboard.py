@@ -1,0 +1,180 @@
+"""The leaderboard as data: cells compared and ranked, what a reader must know about them, and the JSON and CSV forms."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+
+from resbench.results.cells import Cell, Group, labelled, summarise
+from resbench.results.ranking import REFERENCE, compare
+from resbench.results.runs import FINAL, ranked_runs
+from resbench.results.statistics import CONFIDENCE, POWER
+
+SCHEMA = "resbench.leaderboard/1"
+"""Name and version of the JSON form; the number changes when a reader of the old form would misread the new one."""
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """A study's cells, best first within each comparison group, with notes on what limits the comparison.
+
+    `runs` is the labelled table of the runs that count; the figures are drawn from it.
+    """
+
+    study: str
+    cells: list[Cell]
+    notes: list[str]
+    runs: pd.DataFrame
+
+    @property
+    def groups(self) -> list[tuple[Group, list[Cell]]]:
+        """The cells by comparison group, in order."""
+        return [(group, list(cells)) for group, cells in groupby(self.cells, key=lambda cell: cell.group)]
+
+
+def make_leaderboard(runs: pd.DataFrame, study: str) -> Leaderboard:
+    """The leaderboard of one study's runs (a table of `load_runs`).
+
+    Raises ValueError, saying what there is, if no run of the table has phase `final`.
+    """
+    ranked = ranked_runs(runs)
+    if ranked.empty:
+        phases = ", ".join(
+            f"{n} {phase}" for phase, n in runs["phase"].fillna("without a phase").value_counts().items()
+        )
+        raise ValueError(
+            f"study {study!r} has no run of phase {FINAL!r} to rank (runs there: {phases or 'none'}). "
+            "Only final runs are ranked; finish the sweep with: resbench sweep run FILE"
+        )
+    table = labelled(ranked)
+    cells = compare(summarise(table))
+    return Leaderboard(study, cells, _notes(cells, runs), table)
+
+
+def to_json(leaderboard: Leaderboard) -> str:
+    """The machine-readable form: schema `SCHEMA`, every number finite or null, keys sorted."""
+    content = {
+        "schema": SCHEMA,
+        "study": leaderboard.study,
+        "reference": REFERENCE,
+        "confidence": CONFIDENCE,
+        "power": POWER,
+        "units": {
+            "val_loss": "nats/token",
+            "bits_per_byte": "bits/byte",
+            "tokens_per_s": "tokens/s",
+            "peak_gib": "GiB",
+            "wall_s": "s",
+            "flops_per_token": "FLOP/token",
+        },
+        "notes": leaderboard.notes,
+        "rows": [_row(cell) for cell in leaderboard.cells],
+    }
+    return json.dumps(_finite(content), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_csv(leaderboard: Leaderboard) -> str:
+    """The rows as CSV: the fields of the JSON form, nested ones joined by dots."""
+    rows = [dict(_flat(_finite(_row(cell)))) for cell in leaderboard.cells]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _inert(value) for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _row(cell: Cell) -> dict[str, Any]:
+    row = asdict(cell)
+    comparison = row.pop("comparison")
+    row["runs"] = [
+        {"seed": seed, "val_loss": loss, "run_id": cell.run_ids[seed]} for seed, loss in sorted(cell.losses.items())
+    ]
+    del row["losses"], row["run_ids"]
+    row["outcomes"]["diverged_fraction"] = cell.outcomes.diverged_fraction
+    row["difference"] = None
+    if cell.comparison is not None:
+        row["difference"] = comparison["difference"] | {
+            "p": cell.comparison.p,
+            "p_holm": cell.holm_p,
+            "detectable": cell.comparison.detectable,
+        }
+    del row["holm_p"]
+    return row
+
+
+def _finite(value: Any) -> Any:
+    """The same structure with every non-finite number replaced by None and every tuple by a list."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _flat(row: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in row.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif key == "runs":
+            yield f"{prefix}{key}", " ".join(f"{item['seed']}:{item['val_loss']!r}" for item in value)
+        elif isinstance(value, list):
+            yield f"{prefix}{key}", " ".join(str(item) for item in value)
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _inert(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def _notes(cells: Sequence[Cell], runs: pd.DataFrame) -> list[str]:
+    """What limits the comparison, one sentence each; empty when nothing does."""
+    notes: list[str] = []
+
+    def add(count: Callable[[Cell], int], sentence: str) -> None:
+        total = sum(count(cell) for cell in cells)
+        if total:
+            notes.append(sentence.format(n=total))
+
+    add(lambda c: c.val_loss.n == 1, "{n} row(s) rest on one seed: no interval, no test, and a rank that says nothing.")
+    add(
+        lambda c: c.val_loss.n in (2, 3),
+        "{n} row(s) rest on two or three seeds: their intervals are wide, and most differences cannot be told apart.",
+    )
+    add(
+        lambda c: c.outcomes.diverged,
+        "{n} run(s) diverged. They are counted, and make no pair; the mean of their row is over the seeds that completed.",
+    )
+    add(lambda c: c.outcomes.oom, "{n} run(s) ran out of memory.")
+    add(lambda c: c.outcomes.failed, "{n} run(s) failed; run the sweep again to repeat them.")
+    add(lambda c: c.outcomes.unfinished, "{n} run(s) are not finished; run the sweep again to continue them.")
+    add(
+        lambda c: c.outcomes.superseded,
+        "{n} earlier attempt(s) at a planned run are not counted: the newest one with a result is.",
+    )
+    add(lambda c: len(c.commits) > 1 or c.dirty, "{n} row(s) mix commits or come from uncommitted code.")
+    add(
+        lambda c: len(c.hardware) > 1,
+        "{n} row(s) mix kinds of hardware: their throughput and memory are averages over them.",
+    )
+    fingerprints = {(cell.group.task, cell.group.data_fingerprint) for cell in cells}
+    if len(fingerprints) > len({task for task, _ in fingerprints}):
+        notes.append("The runs saw different data under one task name; rows are compared only within equal data.")
+    groups = {cell.group for cell in cells}
+    without = groups - {cell.group for cell in cells if cell.is_reference}
+    if without:
+        notes.append(f"{len(without)} of {len(groups)} comparison group(s) have no {REFERENCE} row to compare with.")
+    searched = int((runs["phase"] != FINAL).sum())
+    if searched:
+        notes.append(f"{searched} run(s) of the hyper-parameter search are not ranked.")
+    return notes

@@ -1,0 +1,79 @@
+"""Comparing and ranking the cells of a group: the paired difference to the reference, and ranks that admit ties."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import combinations, groupby
+
+from resbench.results.cells import Cell, group_order
+from resbench.results.statistics import CONFIDENCE, holm, paired_difference, unpaired_p
+
+REFERENCE = "resnet"
+"""The scheme that every other one is compared with."""
+
+SIGNIFICANCE = 1 - CONFIDENCE
+
+
+def compare(cells: Iterable[Cell]) -> list[Cell]:
+    """The cells of `summarise`, compared and ranked within each group: best first, those without a complete run last."""
+    in_order = sorted(cells, key=lambda cell: group_order(cell.group))
+    groups = (list(members) for _, members in groupby(in_order, key=lambda cell: cell.group))
+    return [cell for members in groups for cell in _rank(_against_reference(members))]
+
+
+def reference_of(cells: list[Cell]) -> Cell | None:
+    """The group's cell of the reference scheme: the plain one if the sweep has variants, None if that is not clear."""
+    candidates = [cell for cell in cells if cell.scheme == REFERENCE]
+    plain = [cell for cell in candidates if cell.label == REFERENCE] or candidates
+    return plain[0] if len(plain) == 1 else None
+
+
+def _against_reference(cells: list[Cell]) -> list[Cell]:
+    reference = reference_of(cells)
+    if reference is None:
+        return cells
+    others = [cell for cell in cells if cell is not reference]
+    comparisons = [paired_difference(cell.losses, reference.losses) for cell in others]
+    corrected = holm([comparison.p for comparison in comparisons])
+    compared = [
+        replace(cell, comparison=comparison, holm_p=p, tokens_per_s_ratio=_speed_ratio(cell, reference))
+        for cell, comparison, p in zip(others, comparisons, corrected, strict=True)
+    ]
+    return [replace(reference, is_reference=True, tokens_per_s_ratio=_speed_ratio(reference, reference)), *compared]
+
+
+def _speed_ratio(cell: Cell, reference: Cell) -> float | None:
+    """Throughput relative to the reference, where both ran on the same one kind of hardware."""
+    same_hardware = cell.hardware == reference.hardware and len(cell.hardware) == 1
+    if not same_hardware or cell.tokens_per_s is None or not reference.tokens_per_s:
+        return None
+    return cell.tokens_per_s / reference.tokens_per_s
+
+
+def _rank(cells: list[Cell]) -> list[Cell]:
+    """Rank by mean loss. A cell shares the rank above it unless it is separably worse than the best cell of that rank.
+
+    Separable: p < 0.05 in a paired t test over common seeds (Welch's test if fewer than two are common), Holm-corrected
+    over all pairs of the group. With one seed nothing is separable.
+    """
+    scored = sorted(
+        (cell for cell in cells if cell.val_loss.mean is not None), key=lambda cell: (cell.val_loss.mean, cell.cell)
+    )
+    unscored = [cell for cell in cells if cell.val_loss.mean is None]
+    pairs = list(combinations(range(len(scored)), 2))
+    p_values = holm([_p_of_equality(scored[i], scored[j]) for i, j in pairs])
+    separable = {pair for pair, p in zip(pairs, p_values, strict=True) if p is not None and p < SIGNIFICANCE}
+    ranks: list[int] = []
+    leader = 0
+    for position in range(len(scored)):
+        if (leader, position) in separable:
+            leader = position
+        ranks.append(leader + 1)
+    ranked = [replace(cell, rank=rank, tied=ranks.count(rank) > 1) for cell, rank in zip(scored, ranks, strict=True)]
+    return ranked + unscored
+
+
+def _p_of_equality(a: Cell, b: Cell) -> float | None:
+    paired = paired_difference(a.losses, b.losses).p
+    return paired if paired is not None else unpaired_p(list(a.losses.values()), list(b.losses.values()))
