@@ -44,6 +44,7 @@ def _level(key: str, given: Any) -> Level:
             raise ValueError(f"{where} linked values are written {{label: NAME, set: {{key: value, ...}}}}")
         label, assignments = given["label"], given["set"]
     else:
+        keys.expand(key)
         if "." not in key and not keys.is_known_short(key):
             raise ValueError(
                 f"{key}: not a key of a fit configuration. Expected scheme, size or a dotted key such as model.learning_rate; a name of your own "

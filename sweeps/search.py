@@ -10,6 +10,7 @@ parameters, so that the budget of every cell stays exactly ``search.trials``.
 
 import inspect
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -64,9 +65,11 @@ def make_sampler(search: Search, number: int) -> optuna.samplers.BaseSampler:
     if search.sampler.name in _DRAWN_PER_TRIAL:
         seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
     arguments: dict[str, Any] = {"seed": seed}
-    for name in ("warn_independent_sampling", "warn_asynchronous_seeding"):
-        if name in inspect.signature(chosen).parameters:
-            arguments[name] = False
+    if search.sampler.name == "quasi-random":
+        arguments |= {
+            "warn_independent_sampling": False,
+            "warn_asynchronous_seeding": False,
+        }  # its first point is always drawn alone
     if search.sampler.name == "grid":
         arguments["search_space"] = _grid(search)
     return _build(chosen, search.sampler, arguments, "sampler")
@@ -111,8 +114,10 @@ class CellSearch:
 
     def ask(self) -> int | None:
         """Begin the next trial; None once the budget is spent."""
-        if self.asked() >= self._search.trials:
+        number = self.asked()
+        if number >= self._search.trials:
             return None
+        self._study.sampler = make_sampler(self._search, number)
         trial = self._study.ask()
         self._live[trial.number] = trial
         return trial.number
@@ -135,6 +140,10 @@ class CellSearch:
         trial = self._live.pop(number, None) or self._trial(number)
         self._live.pop(number, None)
         trial.set_user_attr("tokens", tokens)
+        if (
+            self._search.sampler.name == "grid"
+        ):  # it would stop `Study.optimize` after its last point, and there is none here
+            self._study.sampler = optuna.samplers.RandomSampler()
         if pruned:
             self._study.tell(number, state=TrialState.PRUNED)
         else:
@@ -170,6 +179,7 @@ class CellSearch:
 
     def _trial(self, number: int) -> Trial:
         if number not in self._live:
+            self._study.sampler = make_sampler(self._search, number)
             trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
             self._live[number] = Trial(self._study, trial_id)
         return self._live[number]
@@ -218,6 +228,8 @@ def _build(chosen: type[T], given: Named, arguments: dict[str, Any], kind: str) 
                 f"search.{kind}.args.{name}: {given.name} takes no such argument.{hint} Its arguments: {known}"
             )
     try:
-        return chosen(**{**arguments, **given.args})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return chosen(**{**arguments, **given.args})
     except (TypeError, ValueError) as error:
         raise ValueError(f"search.{kind}.args: {given.name} refuses {given.args}: {error}") from None

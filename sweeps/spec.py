@@ -33,7 +33,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from resbench.sweeps import keys
 from resbench.sweeps.factors import Level, Scalar, Strict, as_label, parse_factor
@@ -85,6 +85,15 @@ class Choices(Strict):
     choices: Annotated[list[Scalar], Field(min_length=1)]
 
 
+def _kind(given: Any) -> str:
+    return _CHOICES if isinstance(given, Choices) or (isinstance(given, dict) and "choices" in given) else _RANGE
+
+
+# Told apart by their keys, so that a mistake in one is reported as such and not as two failed attempts to read it.
+_RANGE, _CHOICES = "{low, high, log, step}", "{choices}"
+Distribution = Annotated[Annotated[Range, Tag(_RANGE)] | Annotated[Choices, Tag(_CHOICES)], Discriminator(_kind)]
+
+
 class Named(Strict):
     """A sampler or pruner by its short name, with the arguments of Optuna's class."""
 
@@ -97,7 +106,7 @@ class Search(Strict):
 
     trials: int = Field(ge=1)
     seed: int = Field(ge=0, lt=2**32)
-    space: dict[str, Range | Choices] = Field(min_length=1)
+    space: dict[str, Distribution] = Field(min_length=1)
     sampler: Named = Named(name="tpe")
     pruner: Named = Named(name="none")
 
@@ -108,13 +117,12 @@ class Search(Strict):
 
     @field_validator("space", mode="before")
     @classmethod
-    def _kinds(cls, value: Any) -> Any:
+    def _known_keys(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
         for key in value:
             keys.expand(key)
-        # Choosing the model here keeps pydantic from reporting each distribution twice, once per kind it might have been.
-        return {key: _distribution(key, given) for key, given in value.items()}
+        return {key: {"choices": given} if isinstance(given, list) else given for key, given in value.items()}
 
 
 class SweepSpec(Strict):
@@ -260,7 +268,8 @@ def _apply_sets(raw: dict[str, Any], assignments: Mapping[str, Any]) -> None:
                 raise ValueError(f"--set {key}=...: this sweep file has no mapping `{first}` to change")
             node = raw
             for part in (first, *rest)[:-1]:
-                node = node[part] = dict(node.get(part) or {})
+                node[part] = dict(node.get(part) or {})
+                node = node[part]
             node[(first, *rest)[-1]] = value
         else:
             everywhere[key] = value
@@ -279,26 +288,17 @@ def _selection(given: Any) -> Any:
     }
 
 
-def _distribution(key: str, given: Any) -> Any:
-    if isinstance(given, list):
-        given = {"choices": given}
-    if isinstance(given, dict) and "choices" in given:
-        return Choices.model_validate(given)
-    if isinstance(given, dict):
-        return Range.model_validate(given)
-    raise ValueError(f"{key}: {given!r}: expected {{low, high, log, step}} or {{choices: [...]}}")
-
-
 def _readable(error: ValidationError, origin: str) -> str:
     """At most five problems, one line each: file, key, what is wrong, what was expected."""
     lines = []
     for problem in error.errors(include_url=False)[:5]:
-        where = ".".join(str(part) for part in problem["loc"])
+        location = tuple(part for part in problem["loc"] if part not in (_RANGE, _CHOICES))
+        where = ".".join(str(part) for part in location)
         given = repr(problem["input"])
         given = given if len(given) <= 60 else given[:57] + "..."
         match problem["type"]:
             case "extra_forbidden":
-                known = _fields_at(problem["loc"][:-1])
+                known = _fields_at(location[:-1])
                 text = f"unknown key.{did_you_mean(str(problem['loc'][-1]), known)} Known: {', '.join(known)}"
             case "missing":
                 text = "missing, expected a value"
@@ -321,6 +321,4 @@ def _fields_at(location: tuple[int | str, ...]) -> list[str]:
             return [*Range.model_fields, *Choices.model_fields]
         case ("overrides", _):
             return list(Override.model_fields)
-        case ("search", "space", _, *_):
-            return list(Range.model_fields)
     return list(SweepSpec.model_fields)
