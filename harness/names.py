@@ -1,0 +1,71 @@
+"""Every name a run writes to MLflow. Whatever reads runs takes the names from here; they do not change between versions.
+
+The step of every metric is the number of training tokens seen so far.
+"""
+
+from typing import Final, Literal
+
+Outcome = Literal["complete", "diverged", "oom", "pruned", "failed", "running"]
+
+# Metrics. Losses are in nats per token.
+TRAIN_LOSS: Final = "train/loss"
+VAL_LOSS: Final = "val/loss"
+VAL_BITS_PER_BYTE: Final = "val/bits_per_byte"
+LEARNING_RATE: Final = "train/learning_rate"
+TOKENS_PER_S: Final = "perf/tokens_per_s"
+MFU: Final = "perf/mfu"
+STEP_MS: Final = "perf/step_ms"
+PEAK_GIB: Final = "mem/peak_gib"
+GRAD_NORM: Final = "stability/grad_norm"
+GAIN_FORWARD: Final = "stability/gain_forward"
+GAIN_BACKWARD: Final = "stability/gain_backward"
+GAIN_FORWARD_MIN: Final = "stability/gain_forward_min"
+GAIN_BACKWARD_MIN: Final = "stability/gain_backward_min"
+LOG_COLUMN_SUM: Final = "stability/max_abs_log_column_sum"
+SPECTRAL_NORM: Final = "stability/spectral_norm"
+ROW_ERROR: Final = "stability/row_error"
+COLUMN_ERROR: Final = "stability/column_error"
+LOSS_SPIKES: Final = "stability/loss_spikes"
+PROGRESS_TOKENS: Final = "progress/tokens"
+PROGRESS_FLOPS: Final = "progress/flops"
+PROGRESS_WALL_S: Final = "progress/wall_s"
+PROGRESS_STEP: Final = "progress/step"
+
+# Parameters beside the flat configuration (``model.learning_rate``, ``budget.tokens``, ...).
+PARAMS_TOTAL: Final = "params_total"
+PARAMS_CONNECTION: Final = "params_connection"
+PARAMS_BRANCHES: Final = "params_branches"
+FLOPS_PER_TOKEN: Final = "flops_per_token"
+"""Training FLOPs per token: three times the forward pass, connections included."""
+DATA_UNIGRAM_BITS_PER_BYTE: Final = "data_unigram_bits_per_byte"
+DEPTH: Final = "depth"
+WIDTH: Final = "width"
+
+# Tags. One that does not apply to a run is absent.
+TAG_SCHEME: Final = "scheme"
+TAG_SIZE: Final = "size"
+TAG_N_STREAMS: Final = "n_streams"
+TAG_SINKHORN_ITERATIONS: Final = "sinkhorn_iterations"
+TAG_SEED: Final = "seed"
+TAG_STUDY: Final = "study"
+TAG_CELL: Final = "cell"
+TAG_PHASE: Final = "phase"
+TAG_COMMIT: Final = "commit"
+TAG_DIRTY: Final = "dirty"
+TAG_CONFIG_HASH: Final = "config_hash"
+TAG_DATA_FINGERPRINT: Final = "data_fingerprint"
+TAG_HARDWARE: Final = "hardware"
+TAG_TORCH: Final = "torch"
+TAG_TRITON: Final = "triton"
+TAG_TASK: Final = "task"
+TAG_OUTCOME: Final = "outcome"
+TAG_DIVERGED_AT_TOKENS: Final = "diverged_at_tokens"
+TAG_RESBENCH_VERSION: Final = "resbench_version"
+TAG_ERROR: Final = "error"
+TAG_CHECKPOINT_DIR: Final = "resbench.checkpoint_dir"
+"""Where the run's checkpoints are, on the machine that wrote them."""
+
+# Artifacts.
+CONFIG_ARTIFACT: Final = "config.yaml"
+PROFILE_ARTIFACT: Final = "stability/profile.json"
+"""The last per-sublayer gain profile; earlier ones are ``stability/profile_<tokens>.json``."""
