@@ -5,7 +5,7 @@ The page, the Markdown file and the terminal show the same columns from here; no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from resbench.results.cells import Cell, size_order
@@ -18,7 +18,7 @@ SortValue = float | str | None
 
 @dataclass(frozen=True)
 class DisplayColumn:
-    """A column as people see it. `brief` columns make up the narrow tables; `numeric` ones are aligned right."""
+    """A column as people see it. `numeric` ones are aligned right; a narrow table takes columns by `brief`, lowest first, never 0."""
 
     key: str
     heading: str
@@ -26,7 +26,7 @@ class DisplayColumn:
     text: Callable[[Cell], str]
     order: Callable[[Cell], SortValue]
     numeric: bool = True
-    brief: bool = False
+    brief: int = 0
 
 
 def signed(value: float, digits: int = 4) -> str:
@@ -52,8 +52,24 @@ def one_and_more(values: Iterable[str], length: int | None = None) -> str:
     return listed[0][:length] + (f" (+{len(listed) - 1})" if len(listed) > 1 else "")
 
 
-def _decimal(value: float | None, digits: int) -> str:
-    return NOTHING if value is None else f"{value:.{digits}f}"
+def _text(key: str, heading: str, explanation: str, value: Callable[[Cell], str], brief: int = 0) -> DisplayColumn:
+    return DisplayColumn(key, heading, explanation, value, value, numeric=False, brief=brief)
+
+
+def _counted(
+    key: str, heading: str, explanation: str, value: Callable[[Cell], float | None], brief: int = 0
+) -> DisplayColumn:
+    return DisplayColumn(key, heading, explanation, lambda cell: quantity(value(cell)), value, brief=brief)
+
+
+def _measured(
+    key: str, heading: str, explanation: str, value: Callable[[Cell], float | None], digits: int, brief: int = 0
+) -> DisplayColumn:
+    def text(cell: Cell) -> str:
+        measured = value(cell)
+        return NOTHING if measured is None else f"{measured:.{digits}f}"
+
+    return DisplayColumn(key, heading, explanation, text, value, brief=brief)
 
 
 def _rank(cell: Cell) -> str:
@@ -67,7 +83,7 @@ def _loss(cell: Cell) -> str:
     if estimate.mean is None:
         return NOTHING
     if estimate.half_width is None:
-        return f"{estimate.mean:.4f} (no interval)"
+        return f"{estimate.mean:.4f} (one seed)"
     return f"{estimate.mean:.4f} ± {estimate.half_width:.4f}"
 
 
@@ -77,9 +93,9 @@ def _difference(cell: Cell) -> str:
     if cell.comparison is None or cell.comparison.difference.mean is None:
         return NOTHING
     difference = cell.comparison.difference
-    if difference.low is None or difference.high is None or difference.mean is None:
-        return f"{signed(difference.mean or 0.0)} (one pair)"
-    return f"{signed(difference.mean)} [{signed(difference.low)}, {signed(difference.high)}]"
+    if difference.half_width is None:
+        return f"{signed(difference.mean)} (one pair)"
+    return f"{signed(difference.mean)} ± {difference.half_width:.4f}"
 
 
 def _p(cell: Cell) -> str:
@@ -88,12 +104,10 @@ def _p(cell: Cell) -> str:
     return "<0.001" if cell.holm_p < 0.001 else f"{cell.holm_p:.3f}"
 
 
-def _detectable(cell: Cell) -> float | None:
-    return cell.comparison.detectable if cell.comparison else None
-
-
-def _pairs(cell: Cell) -> int | None:
-    return cell.comparison.difference.n if cell.comparison else None
+def _difference_order(cell: Cell) -> float | None:
+    if cell.is_reference:
+        return 0.0
+    return cell.comparison.difference.mean if cell.comparison else None
 
 
 def _diverged(cell: Cell) -> str:
@@ -116,10 +130,6 @@ def _ratio(cell: Cell) -> str:
     return NOTHING if cell.tokens_per_s_ratio is None else f"{cell.tokens_per_s_ratio:.2f}×"
 
 
-def _gain(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.3g}"
-
-
 COLUMNS: tuple[DisplayColumn, ...] = (
     DisplayColumn(
         "rank",
@@ -127,66 +137,33 @@ COLUMNS: tuple[DisplayColumn, ...] = (
         "By mean loss within its comparison group; rows that cannot be told apart share a rank (=).",
         _rank,
         lambda c: c.rank,
-        brief=True,
+        brief=1,
     ),
+    _text("label", "Scheme", "Residual scheme, with what the sweep varied in it.", lambda c: c.label, brief=1),
     DisplayColumn(
-        "label",
-        "Scheme",
-        "Residual scheme, with what the sweep varied in it.",
-        lambda c: c.label,
-        lambda c: c.label,
-        numeric=False,
-        brief=True,
+        "size", "Size", "Named model size.", lambda c: c.group.size, lambda c: min(size_order(c.group.size), 1e30)
     ),
-    DisplayColumn(
-        "size",
-        "Size",
-        "Named model size.",
-        lambda c: c.group.size,
-        lambda c: min(size_order(c.group.size), 1e30),
-        numeric=True,
-    ),
-    DisplayColumn(
-        "setting",
-        "Setting",
-        "The sweep's other factors.",
-        lambda c: c.group.setting or NOTHING,
-        lambda c: c.group.setting,
-        numeric=False,
-    ),
-    DisplayColumn("task", "Task", "What is learned.", lambda c: c.group.task, lambda c: c.group.task, numeric=False),
-    DisplayColumn(
-        "tokens",
-        "Tokens",
-        "Training tokens planned for each run.",
-        lambda c: quantity(c.group.tokens),
-        lambda c: c.group.tokens,
-    ),
+    _text("setting", "Setting", "The sweep's other factors.", lambda c: c.group.setting or NOTHING),
+    _text("task", "Task", "What is learned.", lambda c: c.group.task),
+    _counted("tokens", "Tokens", "Training tokens planned for each run.", lambda c: c.group.tokens),
     DisplayColumn(
         "val_loss",
-        "Validation loss",
-        "Mean over complete runs ± half of the 95 % t interval, nats per token. Lower is better.",
+        "Val. loss",
+        "Validation loss: mean over complete runs ± half of its 95 % t interval, nats per token. Lower is better.",
         _loss,
         lambda c: c.val_loss.mean,
-        brief=True,
+        brief=1,
     ),
     DisplayColumn(
-        "n", "Seeds", "Complete runs behind the mean.", lambda c: str(c.val_loss.n), lambda c: c.val_loss.n, brief=True
+        "n", "Seeds", "Complete runs behind the mean.", lambda c: str(c.val_loss.n), lambda c: c.val_loss.n, brief=2
     ),
     DisplayColumn(
         "difference",
         "Δ to resnet",
-        "Mean paired difference in loss to resnet over common seeds, with its 95 % t interval. Negative is better.",
+        "Mean paired difference in loss to resnet over common seeds ± half of its 95 % t interval. Negative is better.",
         _difference,
-        lambda c: 0.0 if c.is_reference else (c.comparison.difference.mean if c.comparison else None),
-        brief=True,
-    ),
-    DisplayColumn(
-        "pairs",
-        "Pairs",
-        "Seeds that both this scheme and resnet completed.",
-        lambda c: NOTHING if _pairs(c) is None else str(_pairs(c)),
-        _pairs,
+        _difference_order,
+        brief=1,
     ),
     DisplayColumn(
         "holm_p",
@@ -194,29 +171,15 @@ COLUMNS: tuple[DisplayColumn, ...] = (
         "Paired t test, corrected over the schemes compared in the group.",
         _p,
         lambda c: c.holm_p,
-        brief=True,
+        brief=4,
     ),
-    DisplayColumn(
-        "detectable",
-        "Detectable",
-        "Smallest true difference that so many pairs with this spread would reveal four times out of five.",
-        lambda c: _decimal(_detectable(c), 4),
-        _detectable,
-    ),
-    DisplayColumn(
-        "bits_per_byte",
-        "Bits/byte",
-        "Validation loss per byte of text.",
-        lambda c: _decimal(c.bits_per_byte, 3),
-        lambda c: c.bits_per_byte,
-        brief=True,
-    ),
-    DisplayColumn(
+    _measured("bits_per_byte", "Bits/byte", "Validation loss per byte of text.", lambda c: c.bits_per_byte, 3, brief=2),
+    _measured(
         "unigram",
         "Unigram",
         "Bits per byte of a model that knows token frequencies only: what learning nothing else gives.",
-        lambda c: _decimal(c.unigram_bits_per_byte, 3),
         lambda c: c.unigram_bits_per_byte,
+        3,
     ),
     DisplayColumn(
         "diverged",
@@ -224,104 +187,74 @@ COLUMNS: tuple[DisplayColumn, ...] = (
         "Diverged runs of those complete or diverged.",
         _diverged,
         lambda c: c.outcomes.diverged_fraction,
-        brief=True,
+        brief=3,
     ),
     DisplayColumn("missing", "No result", "Planned runs without a result, and why.", _missing, _not_run),
-    DisplayColumn(
-        "tokens_per_s",
-        "Tokens/s",
-        "Training throughput, mean over complete runs.",
-        lambda c: quantity(c.tokens_per_s),
-        lambda c: c.tokens_per_s,
-        brief=True,
+    _counted(
+        "tokens_per_s", "Tokens/s", "Training throughput, mean over complete runs.", lambda c: c.tokens_per_s, brief=3
     ),
     DisplayColumn(
         "tokens_per_s_ratio",
-        "vs resnet",
+        "Speed",
         "Throughput relative to resnet on the same hardware.",
         _ratio,
         lambda c: c.tokens_per_s_ratio,
-        brief=True,
+        brief=4,
     ),
-    DisplayColumn(
-        "peak_gib",
-        "Memory, GiB",
-        "Peak memory: allocated on a GPU, resident on a CPU.",
-        lambda c: _decimal(c.peak_gib, 2),
-        lambda c: c.peak_gib,
-        brief=True,
+    _measured(
+        "peak_gib", "GiB", "Peak memory: allocated on a GPU, resident on a CPU.", lambda c: c.peak_gib, 2, brief=4
     ),
-    DisplayColumn(
-        "wall_s", "Time, s", "Wall-clock time of a run.", lambda c: _decimal(c.wall_s, 1), lambda c: c.wall_s
-    ),
-    DisplayColumn(
-        "params_total", "Parameters", "All parameters.", lambda c: quantity(c.params_total), lambda c: c.params_total
-    ),
-    DisplayColumn(
-        "params_connection",
-        "Connection",
-        "Parameters of the residual connections alone.",
-        lambda c: quantity(c.params_connection),
-        lambda c: c.params_connection,
-    ),
-    DisplayColumn(
-        "flops_per_token",
-        "FLOPs/token",
-        "Training FLOPs per token, connections included.",
-        lambda c: quantity(c.flops_per_token),
-        lambda c: c.flops_per_token,
-    ),
-    DisplayColumn(
+    _counted(
         "gain_forward",
         "Gain →",
-        "Forward gain of all sublayers' mixing matrices multiplied (largest absolute row sum), last measured; 1 is neutral.",
-        lambda c: _gain(c.gain_forward),
+        "Forward gain of all mixing matrices multiplied (largest absolute row sum), last measured; 1 is neutral.",
         lambda c: c.gain_forward,
-        brief=True,
+        brief=4,
     ),
-    DisplayColumn(
+    _counted(
         "gain_backward",
         "Gain ←",
         "The same backward (largest absolute column sum).",
-        lambda c: _gain(c.gain_backward),
         lambda c: c.gain_backward,
+        brief=5,
     ),
-    DisplayColumn(
-        "n_streams",
-        "Streams",
-        "Residual streams.",
-        lambda c: NOTHING if c.n_streams is None else str(c.n_streams),
-        lambda c: c.n_streams,
+    _counted("params_total", "Parameters", "All parameters.", lambda c: c.params_total),
+    _counted(
+        "params_connection",
+        "Connection",
+        "Parameters of the residual connections alone.",
+        lambda c: c.params_connection,
     ),
-    DisplayColumn(
-        "sinkhorn_iterations",
-        "Sinkhorn",
-        "Sinkhorn iterations.",
-        lambda c: NOTHING if c.sinkhorn_iterations is None else str(c.sinkhorn_iterations),
-        lambda c: c.sinkhorn_iterations,
+    _counted(
+        "flops_per_token", "FLOPs/token", "Training FLOPs per token, connections included.", lambda c: c.flops_per_token
     ),
-    DisplayColumn(
-        "hardware",
-        "Hardware",
-        "What it ran on.",
-        lambda c: one_and_more(c.hardware),
-        lambda c: one_and_more(c.hardware),
-        numeric=False,
+    _measured("wall_s", "Time, s", "Wall-clock time of a run.", lambda c: c.wall_s, 1),
+    _counted(
+        "pairs",
+        "Pairs",
+        "Seeds that both this scheme and resnet completed.",
+        lambda c: c.comparison.difference.n if c.comparison else None,
     ),
-    DisplayColumn(
+    _measured(
+        "detectable",
+        "Detectable",
+        "Smallest true difference that so many pairs with this spread would reveal four times out of five.",
+        lambda c: c.comparison.detectable if c.comparison else None,
+        4,
+    ),
+    _counted("n_streams", "Streams", "Residual streams.", lambda c: c.n_streams),
+    _counted("sinkhorn_iterations", "Sinkhorn", "Sinkhorn iterations.", lambda c: c.sinkhorn_iterations),
+    _text("hardware", "Hardware", "What it ran on.", lambda c: one_and_more(c.hardware)),
+    _text(
         "commit",
         "Commit",
         "Commit of the code; * marks uncommitted changes.",
         lambda c: one_and_more(c.commits, 10) + ("*" if c.dirty else ""),
-        lambda c: one_and_more(c.commits),
-        numeric=False,
     ),
-    DisplayColumn(
-        "config_hash",
-        "Config",
-        "Hash of the resolved configuration.",
-        lambda c: one_and_more(c.config_hashes, 10),
-        lambda c: one_and_more(c.config_hashes),
-        numeric=False,
-    ),
+    _text("config_hash", "Config", "Hash of the resolved configuration.", lambda c: one_and_more(c.config_hashes, 10)),
 )
+
+
+def shown_columns(cells: Sequence[Cell]) -> list[DisplayColumn]:
+    """The columns in which at least one row has something to show."""
+    return [column for column in COLUMNS if any(column.text(cell) != NOTHING for cell in cells)]

@@ -29,7 +29,7 @@ def load_curves(tracking_uri: str, run_ids: Sequence[str], metrics: Iterable[str
     Where a metric was logged twice at a step (a resumed run repeats a validation) the later value stays. Values that are
     not finite are kept: a loss that became NaN is part of a diverged run's history.
     """
-    client = open_store(tracking_uri)
+    client = open_store(tracking_uri, must_exist=True)
     points = [
         (run_id, metric, point.step, point.value, point.timestamp)
         for run_id in run_ids
@@ -49,7 +49,7 @@ def load_profiles(tracking_uri: str, run_ids: Sequence[str]) -> pd.DataFrame:
     A run whose profile cannot be read, or is not a profile, has no rows: gain through depth is an extra that must not stop a
     leaderboard.
     """
-    client = open_store(tracking_uri)
+    client = open_store(tracking_uri, must_exist=True)
     tables = []
     for run_id in run_ids:
         if not any(

@@ -139,42 +139,49 @@ def _inert(value: Any) -> Any:
 
 def _notes(cells: Sequence[Cell], runs: pd.DataFrame) -> list[str]:
     """What limits the comparison, one sentence each; empty when nothing does."""
-    notes: list[str] = []
 
-    def add(count: Callable[[Cell], int], sentence: str) -> None:
+    def counted(count: Callable[[Cell], int], noun: str, sentence: str) -> str:
         total = sum(count(cell) for cell in cells)
-        if total:
-            notes.append(sentence.format(n=total))
+        return f"{total} {noun}{'s' if total != 1 else ''} {sentence}" if total else ""
 
-    add(lambda c: c.val_loss.n == 1, "{n} row(s) rest on one seed: no interval, no test, and a rank that says nothing.")
-    add(
-        lambda c: c.val_loss.n in (2, 3),
-        "{n} row(s) rest on two or three seeds: their intervals are wide, and most differences cannot be told apart.",
-    )
-    add(
-        lambda c: c.outcomes.diverged,
-        "{n} run(s) diverged. They are counted, and make no pair; the mean of their row is over the seeds that completed.",
-    )
-    add(lambda c: c.outcomes.oom, "{n} run(s) ran out of memory.")
-    add(lambda c: c.outcomes.failed, "{n} run(s) failed; run the sweep again to repeat them.")
-    add(lambda c: c.outcomes.unfinished, "{n} run(s) are not finished; run the sweep again to continue them.")
-    add(
-        lambda c: c.outcomes.superseded,
-        "{n} earlier attempt(s) at a planned run are not counted: the newest one with a result is.",
-    )
-    add(lambda c: len(c.commits) > 1 or c.dirty, "{n} row(s) mix commits or come from uncommitted code.")
-    add(
-        lambda c: len(c.hardware) > 1,
-        "{n} row(s) mix kinds of hardware: their throughput and memory are averages over them.",
-    )
-    fingerprints = {(cell.group.task, cell.group.data_fingerprint) for cell in cells}
-    if len(fingerprints) > len({task for task, _ in fingerprints}):
-        notes.append("The runs saw different data under one task name; rows are compared only within equal data.")
     groups = {cell.group for cell in cells}
-    without = groups - {cell.group for cell in cells if cell.is_reference}
-    if without:
-        notes.append(f"{len(without)} of {len(groups)} comparison group(s) have no {REFERENCE} row to compare with.")
+    without = len(groups - {cell.group for cell in cells if cell.is_reference})
+    data = {(group.task, group.data_fingerprint) for group in groups}
     searched = int((runs["phase"] != FINAL).sum())
-    if searched:
-        notes.append(f"{searched} run(s) of the hyper-parameter search are not ranked.")
-    return notes
+    notes = [
+        counted(
+            lambda c: c.val_loss.n == 1,
+            "row",
+            "with one seed only: no interval, no test, and a rank that says nothing.",
+        ),
+        counted(
+            lambda c: c.val_loss.n in (2, 3),
+            "row",
+            "with two or three seeds: wide intervals, in which most differences are lost.",
+        ),
+        counted(
+            lambda c: c.outcomes.diverged,
+            "run",
+            "diverged: counted, in no pair and no mean (means are over the seeds that completed).",
+        ),
+        counted(lambda c: c.outcomes.oom, "run", "out of memory."),
+        counted(lambda c: c.outcomes.failed, "run", "failed: run the sweep again to repeat."),
+        counted(lambda c: c.outcomes.unfinished, "run", "unfinished: run the sweep again to continue."),
+        counted(
+            lambda c: c.outcomes.superseded,
+            "earlier attempt",
+            "at a planned run not counted: the newest one with a result is.",
+        ),
+        counted(lambda c: len(c.commits) > 1 or c.dirty, "row", "from more than one commit or from uncommitted code."),
+        counted(
+            lambda c: len(c.hardware) > 1,
+            "row",
+            "over several kinds of hardware: throughput and memory are averages over them.",
+        ),
+        "The runs saw different data under one task name: rows are compared only where the data is the same."
+        if len(data) > len({task for task, _ in data})
+        else "",
+        f"{without} of {len(groups)} comparison groups without a {REFERENCE} row to compare with." if without else "",
+        f"Runs of a hyper-parameter search, not ranked: {searched}." if searched else "",
+    ]
+    return [note for note in notes if note]

@@ -136,7 +136,7 @@ def load_runs(tracking_uri: str, study: str | None = None) -> pd.DataFrame:
     train no model (a sweep's parent has no `scheme` tag) are not in the table. Raises what `open_store` raises for a store
     that cannot be read.
     """
-    client = open_store(tracking_uri)
+    client = open_store(tracking_uri, must_exist=True)
     experiments = {experiment.experiment_id: experiment.name for experiment in _pages(client.search_experiments)}
     runs = _search(client, list(experiments))
     records = [_record(run, experiments[run.info.experiment_id]) for run in runs if names.TAG_SCHEME in run.data.tags]

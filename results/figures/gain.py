@@ -54,8 +54,10 @@ def gain_through_depth(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Drawi
 def _panel(axes: Axes, rows: pd.DataFrame, column: str, chosen: dict[str, Style]) -> None:
     axes.set_yscale("log")
     axes.axhline(1, color=INK, linewidth=1.0, linestyle=(0, (2, 2)))
-    for label, line in rows.groupby("label", sort=False):
-        style = chosen[str(label)]
+    for label, style in chosen.items():
+        line = rows[rows["label"] == label]
+        if line.empty:
+            continue
         axes.fill_between(
             line["sublayer"], line[f"{column}_low"], line[f"{column}_high"], color=style.colour, alpha=0.16, linewidth=0
         )

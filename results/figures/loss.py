@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from resbench.results.figures.drawing import Drawing, rendered, too_little
 from resbench.results.figures.facets import MOST_PANELS, left_out, panels
@@ -132,7 +134,7 @@ def _by_cost(
             axes.set_ylabel("validation loss (nats/token)")
             if len(drawn) > 1:
                 axes.set_title(panel_title(", ".join(part for part in (str(task), str(setting)) if part)))
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            _log_ticks(axes)
             thin_ticks(axes)
         for axes in list(grid.flat)[len(drawn) :]:
             axes.set_axis_off()
@@ -141,6 +143,24 @@ def _by_cost(
         if cost == "wall_s":
             caption += " Comparable only between runs on the same hardware."
         return rendered(name, title, caption + left_out(len(found)), numbers, figure)
+
+
+def _log_ticks(axes: Axes) -> None:
+    """Whole decades, and 2 and 5 times them where fewer than two decades are shown."""
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def power_of_ten(value: float) -> str:
+    """A tick of a logarithmic axis: `0.5`, `20`, `2·10¹⁰`."""
+    if 1e-3 < value < 1e5:
+        return f"{value:g}"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    digits = f"{value / 10.0**exponent:.0f}"
+    power = "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return power if digits == "1" else f"{digits}·{power}"
 
 
 def _too_short(numbers: pd.DataFrame) -> str:

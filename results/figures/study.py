@@ -13,6 +13,9 @@ from resbench.results.figures.numbers import cost_numbers, curve_numbers, differ
 from resbench.results.figures.style import styles
 from resbench.results.leaderboard import Leaderboard
 
+NAMES = ("difference", "loss_tokens", "loss_compute", "loss_wall_clock", "gain_depth", "cost")
+"""Names of all figures, drawn or not."""
+
 
 def draw_study(leaderboard: Leaderboard, curves: pd.DataFrame, profiles: pd.DataFrame) -> list[Drawing]:
     """Every figure of a leaderboard, drawn or with the reason why not.

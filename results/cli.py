@@ -1,0 +1,96 @@
+"""`resbench leaderboard build`: from the runs in MLflow to a page, a table in the terminal, and files to pass on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `resbench leaderboard ...`; returns the exit status. What a user got wrong raises ValueError or OSError."""
+    arguments = _parser().parse_args(argv)
+    return build(
+        arguments.study, arguments.tracking_uri, Path(arguments.output_dir), arguments.out and Path(arguments.out)
+    )
+
+
+def build(study: str | None, tracking_uri: str | None, output_dir: Path, out: Path | None) -> int:
+    """Build the leaderboard of a study (the latest one if None) into `out`, `<output_dir>/leaderboard/<study>` by default."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar per small file is noise here
+    from rich.console import Console
+
+    from resbench.harness.store import default_tracking_uri
+    from resbench.results.leaderboard import make_leaderboard
+    from resbench.results.publish import PAGE, files_of, write_files
+    from resbench.results.runs import load_runs
+    from resbench.results.terminal import print_leaderboard
+
+    uri = tracking_uri or default_tracking_uri(output_dir)
+    runs = load_runs(uri)
+    chosen = choose_study(runs, study, uri)
+    leaderboard = make_leaderboard(runs[runs["study"] == chosen], chosen)
+    folder = out or output_dir / "leaderboard" / folder_name(chosen)
+    write_files(folder, files_of(leaderboard, uri))
+
+    console = Console()
+    print_leaderboard(leaderboard, console)
+    others = [name for name in studies(runs) if name != chosen]
+    if study is None and others:
+        console.print(
+            f"Other studies: {', '.join(others)}. Choose one with --study NAME.", markup=False, highlight=False
+        )
+    console.print(f"Open {folder / PAGE}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def studies(runs: pd.DataFrame) -> list[str]:
+    """The studies of a table of runs, the one with the latest run first."""
+    latest = runs.groupby("study")["started"].max().sort_values(ascending=False, kind="stable")
+    return [str(name) for name in latest.index]
+
+
+def choose_study(runs: pd.DataFrame, study: str | None, uri: str) -> str:
+    """The study asked for, or the latest one that has final runs. Raises ValueError that says what there is, or what to run first."""
+    from resbench.results.runs import FINAL
+
+    known = studies(runs)
+    if not known:
+        raise ValueError(
+            f"no runs in {uri}. Make some first: resbench sweep run sweeps/demo.yaml (or give --tracking-uri or --output-dir)"
+        )
+    if study is None:
+        return next(iter(studies(runs[runs["phase"] == FINAL])), known[0])
+    if study not in known:
+        raise ValueError(f"no study {study!r} in {uri}. Studies there: {', '.join(known)}")
+    return study
+
+
+def folder_name(study: str) -> str:
+    """A study's name as a folder's: anything that could leave the parent folder or trouble a file system becomes `-`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", study).strip(".-") or "study"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="resbench leaderboard", description="Turn runs into a leaderboard.")
+    commands = parser.add_subparsers(title="commands", required=True)
+    command = commands.add_parser(
+        "build",
+        help="build the page, the tables and the figures of a study",
+        description="Read a study's runs from MLflow and write index.html, leaderboard.{md,json,csv} and figures/; print the table.",
+    )
+    command.add_argument("--study", metavar="NAME", help="sweep (or experiment) to build; default: the latest")
+    command.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow store; default: MLFLOW_TRACKING_URI, else the one in --output-dir"
+    )
+    command.add_argument(
+        "--output-dir", metavar="DIR", default="runs", help="where runs were written (default: %(default)s)"
+    )
+    command.add_argument("--out", metavar="DIR", help="where to write; default: OUTPUT_DIR/leaderboard/STUDY")
+    return parser
