@@ -1,0 +1,155 @@
+"""A language model under training: a backbone joined by a residual scheme, cross-entropy, AdamW and a warm-up-stable-decay schedule."""
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from resbench.architectures.scheme import ResidualScheme
+from resbench.harness.schedule import WarmupStableDecay
+
+SchemeFactory = Callable[[int, int], ResidualScheme]
+BackboneFactory = Callable[[SchemeFactory, int, int], nn.Module]
+"""``(scheme, vocab_size, context_length) -> backbone``: a backbone with its own arguments already bound."""
+
+
+class LanguageModel(LightningModule):
+    """Next-token prediction with any scheme in any backbone.
+
+    Parameters
+    ----------
+    scheme: the residual scheme: a name from `resbench list` or a class path, with its arguments.
+    backbone: the network around it, likewise.
+    learning_rate: peak learning rate of AdamW.
+    weight_decay: AdamW's decoupled decay of weight matrices. Norms, biases, embeddings and what the scheme names in `no_weight_decay` (the static
+        connection parameters) are left alone.
+    betas: AdamW's decay rates of the two moments.
+    eps: added to the root of AdamW's second moment.
+    warmup_fraction: part of the run over which the learning rate rises linearly.
+    decay_fraction: part of the run, at its end, over which it falls linearly.
+    final_learning_rate_fraction: what it falls to, as a fraction of the peak.
+    loss_bound: a training or validation loss (nats) above this counts as divergence; null means four times the loss of a uniform guess.
+    compile: compile the network with torch.compile.
+
+    Raises ValueError for a value out of range.
+    """
+
+    def __init__(
+        self,
+        scheme: SchemeFactory,
+        backbone: BackboneFactory,
+        learning_rate: float = 3e-3,
+        weight_decay: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        warmup_fraction: float = 0.05,
+        decay_fraction: float = 0.2,
+        final_learning_rate_fraction: float = 0.0,
+        loss_bound: float | None = None,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        if not (learning_rate > 0 and math.isfinite(learning_rate)):
+            raise ValueError(f"model.learning_rate={learning_rate}: expected a positive number")
+        if weight_decay < 0:
+            raise ValueError(f"model.weight_decay={weight_decay}: expected at least 0")
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"model.betas={list(betas)}: expected two numbers from 0 up to, not including, 1")
+        for name, fraction in (("warmup", warmup_fraction), ("decay", decay_fraction)):
+            if not 0 <= fraction <= 1:
+                raise ValueError(f"model.{name}_fraction={fraction}: expected a number from 0 to 1")
+        if warmup_fraction + decay_fraction > 1:
+            raise ValueError(
+                f"model.warmup_fraction={warmup_fraction} and model.decay_fraction={decay_fraction} add up to more than the whole run"
+            )
+        if not 0 <= final_learning_rate_fraction <= 1:
+            raise ValueError(
+                f"model.final_learning_rate_fraction={final_learning_rate_fraction}: expected a number from 0 to 1"
+            )
+        self._scheme, self._backbone = scheme, backbone
+        self.learning_rate, self.weight_decay, self.betas, self.eps = learning_rate, weight_decay, betas, eps
+        self.warmup_fraction, self.decay_fraction = warmup_fraction, decay_fraction
+        self.final_learning_rate_fraction = final_learning_rate_fraction
+        self.loss_bound = loss_bound
+        self.compile_network = compile
+        self.network: nn.Module | None = None
+        self._forward: Callable[[Tensor], Tensor] | None = None
+        self.init_seed = torch.initial_seed()
+        self.grad_norm: Tensor | None = None
+        """Norm of all gradients before clipping at the last optimizer step, a scalar on the device."""
+
+    def build(self, vocab_size: int, context_length: int) -> nn.Module:
+        """Construct the network; the same seed gives the same weights whatever drew random numbers before.
+
+        Raises ValueError for a configuration no network can have.
+        """
+        if self.network is None:
+            if self.loss_bound is None:
+                self.loss_bound = 4.0 * math.log(max(vocab_size, 2))
+            with torch.random.fork_rng():
+                torch.manual_seed(self.init_seed)
+                network = self._backbone(self._scheme, vocab_size, context_length)
+            self.network = network
+            # Compiling the LightningModule itself would trace Lightning's own bookkeeping.
+            self._forward = cast("Callable[[Tensor], Tensor]", torch.compile(network) if self.compile_network else network)
+        return self.network
+
+    def configure_model(self) -> None:
+        """Called by Lightning on the strategy's device, so that a sharded model never exists whole."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.build(data.vocab_size, data.context_length)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: int64 [B, T] -> logits [B, T, V]."""
+        assert self._forward is not None
+        return self._forward(tokens)
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        return self.loss(batch)
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Mean cross-entropy over the scored targets, in nats, float32; a target of -100 is not scored."""
+        logits = self(batch["tokens"])
+        return F.cross_entropy(logits.float().flatten(0, 1), batch["targets"].flatten(), ignore_index=-100)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Measure the gradient norm at every step, on the device, and clip to ``trainer.gradient_clip_val`` if that is set."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if gradient_clip_algorithm == "value" and gradient_clip_val:
+            self.grad_norm = nn.utils.get_total_norm([p.grad for p in parameters])
+            nn.utils.clip_grad_value_(parameters, float(gradient_clip_val))
+        else:
+            limit = float(gradient_clip_val) if gradient_clip_val else math.inf
+            self.grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
+
+    def configure_optimizers(self) -> Any:
+        steps = self.trainer.max_steps
+        fused = all(p.device.type in ("cpu", "cuda") for p in self.parameters())
+        optimizer = AdamW(
+            self.parameter_groups(), lr=self.learning_rate, betas=self.betas, eps=self.eps, fused=fused or None
+        )
+        schedule = WarmupStableDecay(
+            steps, self.warmup_fraction, self.decay_fraction, self.final_learning_rate_fraction
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"}}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Two groups: what is decayed, and what is not."""
+        assert self.network is not None
+        spared: set[str] = getattr(self.network, "no_weight_decay", set)()
+        decayed, kept = [], []
+        for name, parameter in self.network.named_parameters():
+            (kept if name in spared or parameter.ndim < 2 else decayed).append(parameter)
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]

@@ -1,0 +1,184 @@
+"""One MLflow run as a training run writes it: metrics in batches from a thread, so that a slow or absent store never stops training.
+
+The step of a metric is the number of training tokens seen. A metric is sent with the time it was measured, so that sending it again after an
+answer got lost changes nothing. A resumed run repeats steps it had already logged; those points are dropped here.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+log = logging.getLogger(__name__)
+
+BATCH = 1000  # metrics MLflow takes in one request
+PARAMS = 100
+PARAM_LENGTH = 6000
+TAG_LENGTH = 5000
+SEND_EVERY_S = 2.0
+LONGEST_WAIT_S = 30.0
+CLOSE_TIMEOUT_S = 120.0
+
+
+class TrackedRun:
+    """Writes to one existing MLflow run.
+
+    Parameters
+    ----------
+    client: of an opened store.
+    run_id: the run.
+    spool: file to keep metrics in that could not be sent by the end; written only in that case.
+    """
+
+    def __init__(self, client: "MlflowClient", run_id: str, spool: Path) -> None:
+        self.client, self.run_id, self._spool = client, run_id, spool
+        self._pending: list[Metric] = []
+        self._logged: dict[str, set[int]] = {}
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
+        self._closing = False
+        self._busy = False
+        self._failing = False
+        self._thread: threading.Thread | None = None
+
+    def skip_what_is_logged(self) -> None:
+        """Read which steps of which metrics the run already has; they will not be logged again."""
+        for name in self.client.get_run(self.run_id).data.metrics:
+            if not name.startswith("system/"):
+                self._logged[name] = {point.step for point in self.client.get_metric_history(self.run_id, name)}
+
+    def log(self, metrics: Mapping[str, float], tokens: int) -> None:
+        """Queue metrics at a step of so many training tokens; returns at once."""
+        from mlflow.entities import Metric
+
+        now = time.time_ns() // 1_000_000
+        points = [
+            Metric(name, float(value), now, tokens)
+            for name, value in metrics.items()
+            if tokens not in self._logged.get(name, ())
+        ]
+        with self._wake:
+            self._pending += points
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._send_until_closed, name="mlflow-metrics", daemon=True)
+                self._thread.start()
+
+    def flush(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
+        """Send what is queued; whether that succeeded in time."""
+        deadline = time.monotonic() + timeout_s
+        with self._wake:
+            while self._pending or self._busy:
+                self._wake.notify_all()
+                left = deadline - time.monotonic()
+                if left <= 0 or self._thread is None:
+                    return False
+                self._wake.wait(min(left, 0.05))
+        return True
+
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Send what is queued and stop the thread; what the store would not take goes to the spool file, saying so."""
+        sent = self.flush(timeout_s)
+        with self._wake:
+            self._closing = True
+            self._wake.notify_all()
+        if not sent:
+            points = [{"key": m.key, "value": m.value, "timestamp": m.timestamp, "step": m.step} for m in self._pending]
+            self._spool.parent.mkdir(parents=True, exist_ok=True)
+            self._spool.write_text(json.dumps({"run_id": self.run_id, "metrics": points}), encoding="utf-8")
+            log.warning("MLflow did not take %d metric values in time; they are in %s", len(points), self._spool)
+
+    def set_tags(self, tags: Mapping[str, str | None]) -> None:
+        """Set tags, leaving out those that are None."""
+        from mlflow.entities import RunTag
+
+        kept = [RunTag(name, str(value)[:TAG_LENGTH]) for name, value in tags.items() if value is not None]
+        for chunk in _chunks(kept, PARAMS):
+            self.client.log_batch(self.run_id, tags=chunk)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log parameters, leaving out those that are None and, since MLflow's are immutable, those the run has already."""
+        from mlflow.entities import Param
+
+        known = self.client.get_run(self.run_id).data.params
+        kept = [
+            Param(name, text(value)[:PARAM_LENGTH])
+            for name, value in params.items()
+            if value is not None and name not in known
+        ]
+        for chunk in _chunks(kept, PARAMS):
+            self.client.log_batch(self.run_id, params=chunk)
+
+    def log_text(self, content: str, artifact: str) -> None:
+        """Write a text artifact."""
+        self.client.log_text(self.run_id, content, artifact)
+
+    def log_dataset(self, name: str, digest: str, facts: Mapping[str, Any], context: str = "training") -> None:
+        """Record what data the run used."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        profile = json.dumps(dict(facts))
+        dataset = Dataset(name, digest, "resbench", json.dumps({"source": str(facts.get("source", name))}), profile=profile)
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+
+    def _send_until_closed(self) -> None:
+        wait = SEND_EVERY_S
+        while True:
+            with self._wake:
+                if not self._pending and not self._closing:
+                    self._wake.wait(wait)
+                if self._closing:
+                    return
+                chunk = self._pending[:BATCH]
+                self._busy = bool(chunk)
+            if not chunk:
+                continue
+            try:
+                self.client.log_batch(self.run_id, metrics=chunk)
+            except Exception as error:  # whatever the store's trouble is, training goes on and the values are kept
+                if not self._failing:
+                    log.warning("MLflow does not take metrics (%s); training goes on and they are sent later", _first_line(error))
+                self._failing = True
+                with self._wake:
+                    self._busy = False
+                    self._wake.wait(wait)
+                wait = min(2 * wait, LONGEST_WAIT_S)
+                continue
+            wait = SEND_EVERY_S
+            with self._wake:
+                del self._pending[: len(chunk)]
+                self._busy = False
+                self._wake.notify_all()
+            if self._failing:
+                log.warning("MLflow takes metrics again")
+                self._failing = False
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration as dotted keys; an empty mapping disappears."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def text(value: Any) -> str:
+    """A parameter's value as MLflow stores it: JSON for lists and booleans, plain text otherwise."""
+    return json.dumps(value) if isinstance(value, bool | list | tuple | dict) else str(value)
+
+
+def _chunks(items: list[Any], size: int) -> Iterable[list[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
