@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -42,9 +44,7 @@ def missing() -> str | None:
         return "no Chromium on PATH: install chromium (Debian: apt-get install chromium)"
     if not shutil.which("chromedriver"):
         return "no chromedriver on PATH: install it (Debian: apt-get install chromium-driver)"
-    try:
-        import selenium  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("selenium") is None:
         return "selenium is not installed: pip install 'resbench[dev]'"
     return None
 
@@ -71,7 +71,7 @@ def chromium(width: int = 1440, height: int = 1000, *, dark: bool = False) -> It
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
         try:
-            # The command line's window size is a minimum away from what a phone has; emulation sets the viewport itself.
+            # A window cannot be made as narrow as a phone; emulation sets the viewport itself.
             metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
             scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -135,8 +135,6 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], address: str, log: Path
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
     """End the server with the workers it started, which share its process group."""
-    import signal
-
     for ending in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(server.pid, ending)

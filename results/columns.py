@@ -90,12 +90,12 @@ def _loss(cell: Cell) -> str:
 def _difference(cell: Cell) -> str:
     if cell.is_reference:
         return "reference"
-    if cell.comparison is None or cell.comparison.difference.mean is None:
+    mean, half_width = (
+        (cell.comparison.difference.mean, cell.comparison.difference.half_width) if cell.comparison else (None, None)
+    )
+    if mean is None:
         return NOTHING
-    difference = cell.comparison.difference
-    if difference.half_width is None:
-        return f"{signed(difference.mean)} (one pair)"
-    return f"{signed(difference.mean)} ± {difference.half_width:.4f}"
+    return f"{signed(mean)} (one pair)" if half_width is None else f"{signed(mean)} ± {half_width:.4f}"
 
 
 def _p(cell: Cell) -> str:

@@ -177,7 +177,7 @@ def _search(client: MlflowClient, experiments: list[str]) -> Iterator[Run]:
 
 def _record(run: Run, experiment: str) -> dict[str, Any]:
     """The raw values of a run by column name; `_series` gives them their types."""
-    values = {"metric": run.data.metrics, "param": run.data.params, "tag": run.data.tags}
+    values: dict[str, dict[str, Any]] = {"metric": run.data.metrics, "param": run.data.params, "tag": run.data.tags}
     record: dict[str, Any] = {
         column.name: values[column.source].get(column.key) for column in COLUMNS if column.source != "run"
     }

@@ -8,7 +8,7 @@ is corrected with Holm's step-down procedure. One observation has no interval: i
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -73,9 +73,7 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Es
     return Estimate(mean, mean - half, mean + half, sd, n)
 
 
-def paired_difference(
-    a: Mapping[Hashable, float], b: Mapping[Hashable, float], confidence: float = CONFIDENCE
-) -> Comparison:
+def paired_difference(a: Mapping[int, float], b: Mapping[int, float], confidence: float = CONFIDENCE) -> Comparison:
     """`a - b` over the seeds that both have; a seed that only one of them finished makes no pair.
 
     Args:

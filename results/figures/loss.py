@@ -48,9 +48,7 @@ def loss_against_tokens(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Draw
             if paired:
                 lowest = grid[row + 1, column]
                 late = rows[rows["tokens"] >= EARLY * rows["tokens"].max()]
-                lowest.axhline(
-                    0, color=chosen[_reference_label(rows)].colour if _reference_label(rows) else INK, linewidth=1.6
-                )
+                lowest.axhline(0, color=chosen[REFERENCE].colour if REFERENCE in chosen else INK, linewidth=1.6)
                 _lines(lowest, late[late["difference"].notna()], "tokens", "difference", chosen)
                 lowest.margins(y=0.12)
                 lowest.yaxis.set_major_locator(MaxNLocator(5))
@@ -189,11 +187,6 @@ def _focus(axes: Axes, rows: pd.DataFrame, x: str) -> None:
     margin = 0.06 * (high - low or 1.0)
     axes.set_ylim(low - margin, high + margin)
     axes.set_xlim(float(late[x].min()), float(rows[x].max()) * 1.03)
-
-
-def _reference_label(rows: pd.DataFrame) -> str | None:
-    labels = rows.loc[(rows["scheme"] == REFERENCE) & rows["difference"].isna(), "label"]
-    return str(labels.iloc[0]) if len(labels) else None
 
 
 def _used(numbers: pd.DataFrame, chosen: dict[str, Style]) -> dict[str, Style]:

@@ -9,11 +9,13 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 INK = "#1f2933"
 """Text and axes. The page replaces it in dark mode, so nothing else may use this colour."""
@@ -33,8 +35,10 @@ SCHEME_COLOURS = {
 PLUGIN_COLOURS = ("#e69f00", "#56b4e9", "#a3386c", "#8c8c2a", "#8059c4", "#3c9d9b")
 """Colours of all other schemes; which one is fixed by the scheme's name."""
 
+Dash = Literal["-"] | tuple[float, tuple[float, ...]]
+
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+DASHES: tuple[Dash, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 
 LONGEST_LABEL, LONGEST_TITLE = 32, 48
 """Characters shown of a label and of a panel's title; the CSV has them whole."""
@@ -46,7 +50,7 @@ class Style:
 
     colour: str
     marker: str
-    dash: str | tuple[int, tuple[float, ...]]
+    dash: Dash
 
 
 def scheme_colour(scheme: str) -> str:
@@ -133,17 +137,14 @@ def house_style() -> Iterator[None]:
         "ytick.color": INK,
         "ytick.labelsize": 10,
     }
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(matplotlib.RcParams(settings)):
         yield
 
 
-def legend_below(figure: Figure, chosen: dict[str, Style], *, lines: bool = True) -> None:
+def legend_below(figure: Figure, chosen: dict[str, Style]) -> None:
     """One legend for the whole figure, under it, in the order of `chosen`."""
-    from matplotlib.lines import Line2D
-
     handles = [
-        Line2D([], [], color=style.colour, marker=style.marker, linestyle=style.dash if lines else "none")
-        for style in chosen.values()
+        Line2D([], [], color=style.colour, marker=style.marker, linestyle=style.dash) for style in chosen.values()
     ]
     # A label that starts with an underscore is hidden by matplotlib; a word joiner in front shows it unchanged.
     names = [f"\N{WORD JOINER}{plain(label)}" if label.startswith("_") else plain(label) for label in chosen]
