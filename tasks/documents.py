@@ -166,11 +166,13 @@ def _texts(rows: Iterable[Mapping[str, Any]], column: str, where: str) -> Iterat
 def _ask_hub(path: str, revision: str | None) -> None:
     """Fail within seconds, and say why, where `datasets` would retry for half a minute first."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         HfApi().dataset_info(path, revision=revision, timeout=HUB_TIMEOUT_S)
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+    except HfHubHTTPError as error:
+        if error.response.status_code not in (401, 403, 404):
+            raise _unreachable(path, error) from error
         raise ValueError(
             f"data.init_args.path={path}: the hub has no such dataset (revision {revision or 'main'}), or it is private: "
             f"check the name, or log in with `hf auth login`. The hub said: {_first_line(error)}"
@@ -180,11 +182,15 @@ def _ask_hub(path: str, revision: str | None) -> None:
             f"data.init_args.path={path}: no such directory, nor a name on the hub: {_first_line(error)}"
         ) from error
     except Exception as error:  # the HTTP client's own, which changes from version to version
-        raise ConnectionError(
-            f"data.init_args.path={path}: the Hugging Face hub cannot be reached ({_first_line(error)}). Check the network and "
-            "HF_ENDPOINT; or set HF_HUB_OFFLINE=1 to use what `datasets` has in its local cache; or use local files with "
-            "data.init_args.data_files; or data.class_path python-source, which needs no network."
-        ) from error
+        raise _unreachable(path, error) from error
+
+
+def _unreachable(path: str, error: Exception) -> ConnectionError:
+    return ConnectionError(
+        f"data.init_args.path={path}: the Hugging Face hub cannot be reached ({_first_line(error)}). Check the network and "
+        "HF_ENDPOINT; or set HF_HUB_OFFLINE=1 to use what `datasets` has in its local cache; or use local files with "
+        "data.init_args.data_files; or data.class_path python-source, which needs no network."
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -211,6 +211,14 @@ def test_the_constructor_is_the_configuration(task: type[LanguageTask]) -> None:
     assert (parsed.data.context_length, parsed.data.batch_size, parsed.data.seed) == (32, 16, 0)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_are_pinned_where_there_is_a_gpu(numbers_task: TextTask, num_workers: int) -> None:
+    task = numbers_task(num_workers=num_workers)
+    for batch in (next(iter(task.train_dataloader())), next(iter(task.val_dataloader()))):
+        assert all(tensor.is_pinned() for tensor in batch.values())
+
+
 def _first_windows(rank: int, arguments: dict[str, Any], rendezvous: str, results: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     task = HubText(**arguments)
