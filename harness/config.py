@@ -208,6 +208,12 @@ class RunCLI(LightningCLI):
         return self.parser.dump(self.config, skip_none=False)
 
     @property
+    def vocab_size(self) -> int:
+        """Of the task; token ids are below it."""
+        data: Any = self.datamodule
+        return int(data.vocab_size)
+
+    @property
     def tokens_per_step(self) -> int:
         """Training tokens of one optimizer step, over all processes."""
         data: Any = self.datamodule

@@ -6,6 +6,7 @@ sums ("Amax", arXiv 2512.24880, section 5.4). The composite of sublayers 0..l is
 Everything is computed in float64: a product over a hundred sublayers in bfloat16 would measure its own rounding.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -86,14 +87,14 @@ def measure(mix: Tensor) -> MixGain:
     mix = mix.detach().reshape(-1, *mix.shape[-2:]).double()
     rows, columns = mix.sum(-1), mix.sum(-2)
     stride = max(1, len(mix) // SPECTRAL_TOKENS)
-    finite = mix[::stride][:SPECTRAL_TOKENS].nan_to_num(posinf=0.0, neginf=0.0).cpu()
+    sample = mix[::stride][:SPECTRAL_TOKENS].cpu()  # many tiny factorisations: faster there
     return MixGain(
         forward=_mean(rows.abs().amax(-1)),
         backward=_mean(columns.abs().amax(-1)),
         forward_min=_mean(rows.abs().amin(-1)),
         backward_min=_mean(columns.abs().amin(-1)),
         log_column_sum=_mean(columns.abs().log().abs().amax(-1)),
-        spectral_norm=_mean(torch.linalg.matrix_norm(finite, ord=2)),
+        spectral_norm=_mean(torch.linalg.matrix_norm(sample, ord=2)) if sample.isfinite().all() else math.nan,
         row_error=_mean((rows - 1).abs().amax(-1)),
         column_error=_mean((columns - 1).abs().amax(-1)),
     )

@@ -90,8 +90,6 @@ class LanguageModel(LightningModule):
         Raises ValueError for a configuration no network can have.
         """
         if self.network is None:
-            if self.loss_bound is None:
-                self.loss_bound = 4.0 * math.log(max(vocab_size, 2))
             with torch.random.fork_rng():
                 torch.manual_seed(self.init_seed)
                 network = self._backbone(self._scheme, vocab_size, context_length)
@@ -99,6 +97,10 @@ class LanguageModel(LightningModule):
             # Compiling the LightningModule itself would trace Lightning's own bookkeeping.
             self._forward = cast("Callable[[Tensor], Tensor]", torch.compile(network) if self.compile_network else network)
         return self.network
+
+    def bound_for(self, vocab_size: int) -> float:
+        """The loss above which the run has diverged."""
+        return 4.0 * math.log(max(vocab_size, 2)) if self.loss_bound is None else self.loss_bound
 
     def configure_model(self) -> None:
         """Called by Lightning on the strategy's device, so that a sharded model never exists whole."""

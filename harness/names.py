@@ -62,6 +62,8 @@ TAG_OUTCOME: Final = "outcome"
 TAG_DIVERGED_AT_TOKENS: Final = "diverged_at_tokens"
 TAG_RESBENCH_VERSION: Final = "resbench_version"
 TAG_ERROR: Final = "error"
+TAG_REASON: Final = "resbench.reason"
+"""Why a run ended before its budget, in a sentence."""
 TAG_CHECKPOINT_DIR: Final = "resbench.checkpoint_dir"
 """Where the run's checkpoints are, on the machine that wrote them."""
 

@@ -40,6 +40,7 @@ class TrackedRun:
     def __init__(self, client: "MlflowClient", run_id: str, spool: Path) -> None:
         self.client, self.run_id, self._spool = client, run_id, spool
         self._pending: list[Metric] = []
+        self._texts: dict[str, str] = {}
         self._logged: dict[str, set[int]] = {}
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
@@ -66,15 +67,24 @@ class TrackedRun:
         ]
         with self._wake:
             self._pending += points
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._send_until_closed, name="mlflow-metrics", daemon=True)
-                self._thread.start()
+            self._start()
+
+    def log_text_later(self, content: str, artifact: str) -> None:
+        """Queue a text artifact; returns at once. Of several versions of one artifact that wait, the last is sent."""
+        with self._wake:
+            self._texts[artifact] = content
+            self._start()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._send_until_closed, name="mlflow-metrics", daemon=True)
+            self._thread.start()
 
     def flush(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Send what is queued; whether that succeeded in time."""
         deadline = time.monotonic() + timeout_s
         with self._wake:
-            while self._pending or self._busy:
+            while self._pending or self._texts or self._busy:
                 self._wake.notify_all()
                 left = deadline - time.monotonic()
                 if left <= 0 or self._thread is None:
@@ -93,6 +103,12 @@ class TrackedRun:
             self._spool.parent.mkdir(parents=True, exist_ok=True)
             self._spool.write_text(json.dumps({"run_id": self.run_id, "metrics": points}), encoding="utf-8")
             log.warning("MLflow did not take %d metric values in time; they are in %s", len(points), self._spool)
+
+    def finish(self, tags: Mapping[str, str | None], status: str) -> None:
+        """Send everything, set the last tags and give the run its final status (FINISHED, FAILED or KILLED)."""
+        self.close()
+        self.set_tags(tags)
+        self.client.set_terminated(self.run_id, status)
 
     def set_tags(self, tags: Mapping[str, str | None]) -> None:
         """Set tags, leaving out those that are None."""
@@ -131,33 +147,38 @@ class TrackedRun:
         wait = SEND_EVERY_S
         while True:
             with self._wake:
-                if not self._pending and not self._closing:
+                if not self._closing:
                     self._wake.wait(wait)
                 if self._closing:
                     return
-                chunk = self._pending[:BATCH]
-                self._busy = bool(chunk)
-            if not chunk:
+                chunk, texts = self._pending[:BATCH], dict(self._texts)
+                self._busy = bool(chunk or texts)
+            if not chunk and not texts:
                 continue
-            try:
-                self.client.log_batch(self.run_id, metrics=chunk)
-            except Exception as error:  # whatever the store's trouble is, training goes on and the values are kept
-                if not self._failing:
-                    log.warning("MLflow does not take metrics (%s); training goes on and they are sent later", _first_line(error))
-                self._failing = True
-                with self._wake:
-                    self._busy = False
-                    self._wake.wait(wait)
-                wait = min(2 * wait, LONGEST_WAIT_S)
-                continue
-            wait = SEND_EVERY_S
+            sent = self._send(chunk, texts)
             with self._wake:
-                del self._pending[: len(chunk)]
+                if sent:
+                    del self._pending[: len(chunk)]
+                    self._texts = {name: content for name, content in self._texts.items() if texts.get(name) is not content}
                 self._busy = False
                 self._wake.notify_all()
-            if self._failing:
-                log.warning("MLflow takes metrics again")
-                self._failing = False
+            wait = SEND_EVERY_S if sent else min(2 * wait, LONGEST_WAIT_S)
+
+    def _send(self, metrics: list["Metric"], texts: Mapping[str, str]) -> bool:
+        try:
+            if metrics:
+                self.client.log_batch(self.run_id, metrics=metrics)
+            for name, content in texts.items():
+                self.client.log_text(self.run_id, content, name)
+        except Exception as error:  # whatever the store's trouble is, training goes on and the values are kept
+            if not self._failing:
+                log.warning("MLflow does not take metrics (%s); training goes on and they are sent later", _first_line(error))
+            self._failing = True
+            return False
+        if self._failing:
+            log.warning("MLflow takes metrics again")
+            self._failing = False
+        return True
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

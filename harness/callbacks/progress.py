@@ -1,0 +1,101 @@
+"""What the user sees of a run: a bar with tokens, loss, speed and time left, or plain lines when nobody watches a terminal."""
+
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from resbench.harness import names
+from resbench.harness.callbacks.context import RunContext
+
+LINE_EVERY_S = 15.0
+
+
+class RunProgress(ProgressBar):
+    """On stderr. In place of Lightning's bar, which counts batches of an epoch that never ends."""
+
+    def __init__(self, context: RunContext, label: str) -> None:
+        super().__init__()
+        self._context = context
+        self._label = label
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._last_line = 0.0
+        self._validated: int | None = None
+        self._began = (0, 0.0)
+        self._shown = True
+
+    def disable(self) -> None:
+        self._shown = False
+
+    def enable(self) -> None:
+        self._shown = True
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        print(*args, file=sys.stderr)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = (trainer.global_step, time.monotonic())
+        self._last_line = time.monotonic()
+        if not self._shown or not trainer.is_global_zero:
+            return
+        console = Console(stderr=True)
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                console=console,
+            )
+            self._task = self._bar.add_task(self._label, total=self._context.steps, completed=trainer.global_step, figures="")
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self._shown or not trainer.is_global_zero:
+            return
+        step = trainer.global_step
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=step, figures=self._figures(step))
+        elif time.monotonic() - self._last_line >= LINE_EVERY_S or step == self._context.steps:
+            self._last_line = time.monotonic()
+            done = step - self._began[0]
+            left = (self._context.steps - step) * (time.monotonic() - self._began[1]) / max(done, 1)
+            print(f"{self._label}  {self._figures(step)}  {_clock(left)} left", file=sys.stderr, flush=True)
+
+    def _figures(self, step: int) -> str:
+        """Tokens, then the last training and validation loss and the speed, as far as they are known."""
+        context, latest = self._context, self._context.latest
+        parts = [f"{step * context.tokens_per_step:,}/{context.steps * context.tokens_per_step:,} tokens"]
+        for name, form in (
+            (names.TRAIN_LOSS, "loss {:.3f}"),
+            (names.VAL_LOSS, "val {:.3f}"),
+            (names.TOKENS_PER_S, "{:,.0f} tokens/s"),
+        ):
+            if name in latest:
+                parts.append(form.format(latest[name]))
+        return "  ".join(parts)
+
+    def stop(self) -> None:
+        """Take the bar off the screen, however the run ended."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.stop()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,134 @@
+"""Loss, gradient norm, throughput, memory and progress, and the verdict that a run has diverged.
+
+Losses and gradient norms of all steps stay on the device until the logging cadence (``trainer.log_every_n_steps``), where they are read at once:
+between two readings no step waits for the device. ``train/loss`` and ``stability/grad_norm`` are means over the steps since the last reading.
+"""
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from resbench.harness import names
+from resbench.harness.callbacks.context import Diverged, RunContext
+from resbench.harness.callbacks.spikes import SpikeCounter
+from resbench.harness.hardware import peak_flops, peak_memory_gib, reset_peak_memory
+
+
+class StepMetrics(Callback):
+    """Reads the device every ``trainer.log_every_n_steps`` steps, logs, and raises `Diverged`.
+
+    Throughput leaves out start-up (the first steps of a process: allocation, compilation) and everything that is not training. ``tokens_per_s``
+    is the rate since start-up, ``step_ms`` that of the steps since the last reading. ``mfu`` is tokens/s x training FLOPs per token / peak FLOP/s
+    of the GPUs; it is absent where no peak is known. ``mem/peak_gib`` is allocated GPU memory, or the process's resident memory on a CPU.
+    """
+
+    def __init__(self, context: RunContext, loss_bound: float) -> None:
+        self._context = context
+        self._bound = loss_bound
+        self._spikes = SpikeCounter()
+        self._losses: list[Tensor] = []
+        self._norms: list[Tensor] = []
+        self._micro: list[Tensor] = []
+        self._step = 0
+        self._steady_from: tuple[int, float] | None = None
+        self._read_at: tuple[int, float] = (0, 0.0)
+        self._first_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = self._first_step = trainer.global_step
+        self._peak = peak_flops(trainer.strategy.root_device, str(trainer.precision))
+        reset_peak_memory(trainer.strategy.root_device)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._context.clock.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._micro.append(outputs["loss"].detach())
+        if trainer.global_step == self._step:  # gradients are still being accumulated
+            return
+        self._step = trainer.global_step
+        # Lightning has divided each micro-batch's loss by their number.
+        self._losses.append(torch.stack(self._micro).sum() if len(self._micro) > 1 else self._micro[0])
+        self._micro.clear()
+        norm: Any = pl_module.grad_norm
+        self._norms.append(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        every = max(1, trainer.log_every_n_steps)
+        if self._step % every == 0 or self._step == self._context.steps:
+            self._read(trainer)
+        elif self._steady_from is None and self._step - self._first_step >= min(every, max(1, self._context.steps // 4)):
+            self._mark_steady(trainer.strategy.root_device)
+
+    def _mark_steady(self, device: torch.device) -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        self._steady_from = self._read_at = (self._step, self._context.clock.seconds)
+
+    def _read(self, trainer: Trainer) -> None:
+        """Bring the steps since the last reading to the host and log them."""
+        both = torch.stack([torch.stack(self._losses).float(), torch.stack(self._norms).float()])
+        if trainer.world_size > 1:
+            both = trainer.strategy.reduce(both, reduce_op="mean")
+        losses, norms = both.tolist()
+        self._losses.clear()
+        self._norms.clear()
+        first = self._step - len(losses) + 1
+        bad = next((i for i, (loss, norm) in enumerate(zip(losses, norms, strict=True)) if not self._sound(loss, norm)), None)
+        if bad is not None:
+            losses, norms = losses[bad : bad + 1], norms[bad : bad + 1]
+        step = self._step if bad is None else first + bad
+        self._spikes.add(losses)
+        context = self._context
+        tokens = step * context.tokens_per_step
+        metrics = {
+            names.TRAIN_LOSS: sum(losses) / len(losses),
+            names.GRAD_NORM: sum(norms) / len(norms),
+            names.LOSS_SPIKES: self._spikes.share,
+            names.LEARNING_RATE: trainer.optimizers[0].param_groups[0]["lr"],
+            names.PEAK_GIB: peak_memory_gib(trainer.strategy.root_device),
+            names.PROGRESS_TOKENS: tokens,
+            names.PROGRESS_STEP: step,
+            names.PROGRESS_FLOPS: float(tokens) * context.flops_per_token,
+            names.PROGRESS_WALL_S: context.clock.seconds,
+            **self._throughput(trainer),
+        }
+        context.log(metrics, tokens)
+        if bad is not None:
+            raise Diverged(tokens, f"loss {losses[0]:.4g}, gradient norm {norms[0]:.4g} (bound {self._bound:.4g})")
+
+    def _sound(self, loss: float, norm: float) -> bool:
+        return math.isfinite(loss) and math.isfinite(norm) and loss <= self._bound
+
+    def _throughput(self, trainer: Trainer) -> dict[str, float]:
+        context = self._context
+        now = context.clock.seconds
+        metrics = {}
+        if self._steady_from is not None and self._step > self._steady_from[0]:
+            step, seconds = self._steady_from
+            rate = (self._step - step) * context.tokens_per_step / (now - seconds)
+            metrics[names.TOKENS_PER_S] = rate
+            metrics[names.STEP_MS] = 1e3 * (now - self._read_at[1]) / (self._step - self._read_at[0])
+            if self._peak is not None:
+                metrics[names.MFU] = rate * context.flops_per_token / (self._peak * trainer.world_size)
+        if self._steady_from is None:
+            self._steady_from = (self._step, now)
+        self._read_at = (self._step, now)
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "losses": [float(loss) for loss in self._losses],
+            "norms": [float(norm) for norm in self._norms],
+            "spikes": self._spikes.state_dict(),
+            "seconds": self._context.clock.seconds,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._losses = [torch.tensor(loss) for loss in state_dict["losses"]]
+        self._norms = [torch.tensor(norm) for norm in state_dict["norms"]]
+        self._spikes.load_state_dict(state_dict["spikes"])
+        self._context.clock.seconds = state_dict["seconds"]

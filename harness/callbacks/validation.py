@@ -1,0 +1,141 @@
+"""Validation by tokens: loss, bits per byte and gains on fixed sequences, before the first step, at a cadence, and after the last step."""
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn import functional as F
+
+from resbench.harness import names
+from resbench.harness.callbacks.context import Diverged, RunContext
+from resbench.harness.gain import GainProfile, profile
+from resbench.harness.module import LanguageModel
+
+OnValidation = Callable[[int, float], None]
+
+
+class Validation(Callback):
+    """Evaluates every ``every_steps`` steps and at the last one.
+
+    Every process evaluates all sequences, so that the loss needs no reduction. ``on_validation(tokens, loss)`` is called on the first process
+    after each validation of a trained model and may raise `Pruned`.
+    """
+
+    def __init__(
+        self,
+        context: RunContext,
+        every_steps: int,
+        gain_sequences: int,
+        loss_bound: float,
+        on_validation: OnValidation | None = None,
+    ) -> None:
+        self._context = context
+        self._every = every_steps
+        self._gain_sequences = gain_sequences
+        self._bound = loss_bound
+        self._on_validation = on_validation
+        self._step = 0
+        self._batches: list[dict[str, Tensor]] | None = None
+        self.last_loss: float | None = None
+        self.last_bits_per_byte: float | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = trainer.global_step
+        if self._step == 0:
+            self._validate(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        if self._step % self._every == 0 or self._step == self._context.steps:
+            self._validate(trainer, pl_module)
+
+    def _validate(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, LanguageModel)
+        tokens = self._step * self._context.tokens_per_step
+        with self._context.clock.paused():
+            loss, bits_per_byte, gains = self._evaluate(trainer, module)
+            metrics = {names.VAL_LOSS: loss, names.VAL_BITS_PER_BYTE: bits_per_byte}
+            if gains is not None:
+                metrics |= gain_metrics(gains)
+                self._save_profile(gains, tokens)
+            self._context.log(metrics, tokens)
+            self.last_loss, self.last_bits_per_byte = loss, bits_per_byte
+            if not math.isfinite(loss) or loss > self._bound:
+                raise Diverged(tokens, f"validation loss {loss:.4g} (bound {self._bound:.4g})")
+            if self._on_validation is not None and tokens > 0 and trainer.is_global_zero:
+                self._on_validation(tokens, loss)
+
+    def _evaluate(self, trainer: Trainer, module: LanguageModel) -> tuple[float, float, GainProfile | None]:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if self._batches is None:
+            self._batches = list(data.val_dataloader())
+        assert module.network is not None
+        was_training = module.network.training
+        module.network.eval()
+        try:
+            with torch.no_grad(), trainer.precision_plugin.forward_context():
+                sums = torch.zeros(2, dtype=torch.float64, device=trainer.strategy.root_device)
+                for batch in self._batches:
+                    batch = trainer.strategy.batch_to_device(batch)
+                    targets = batch["targets"].flatten()
+                    logits = module(batch["tokens"]).float().flatten(0, 1)
+                    sums[0] += F.cross_entropy(logits, targets, ignore_index=-100, reduction="sum").double()
+                    sums[1] += (targets != -100).sum()
+                gains = self._gains(trainer, module)
+        finally:
+            module.network.train(was_training)
+        total, scored = sums.tolist()
+        loss = total / scored
+        return loss, loss / math.log(2) / data.bytes_per_token, gains
+
+    def _gains(self, trainer: Trainer, module: LanguageModel) -> GainProfile | None:
+        """Gains on the first validation sequences; None for a scheme that is no linear mix, and when switched off."""
+        network: Any = module.network
+        if self._gain_sequences == 0 or not hasattr(network, "scheme"):
+            return None
+        assert self._batches is not None
+        tokens = torch.cat([batch["tokens"] for batch in self._batches[: self._gain_sequences]])[: self._gain_sequences]
+        mixes: list[Tensor] = []
+
+        def observe(i: int, state: Any, ctx: Any, u: Tensor, y: Tensor) -> None:
+            mix = network.scheme.mixing(state, ctx, i)
+            if mix is not None:
+                mixes.append(mix)
+
+        network(trainer.strategy.batch_to_device(tokens), observe=observe)
+        return profile(mixes) if len(mixes) == network.scheme.n_sublayers else None
+
+    def _save_profile(self, gains: GainProfile, tokens: int) -> None:
+        if self._context.run is not None:
+            text = json.dumps({"tokens": tokens, **gains.as_dict()})
+            self._context.run.log_text_later(text, names.PROFILE_ARTIFACT.replace(".json", f"_{tokens}.json"))
+            self._context.run.log_text_later(text, names.PROFILE_ARTIFACT)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_loss": self.last_loss, "last_bits_per_byte": self.last_bits_per_byte}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.last_loss, self.last_bits_per_byte = state_dict["last_loss"], state_dict["last_bits_per_byte"]
+
+
+def gain_metrics(gains: GainProfile) -> dict[str, float]:
+    """The scalars of a profile: gains of the whole stack's composite, and the largest row and column errors of any sublayer."""
+    composite = gains.composite
+    return {
+        names.GAIN_FORWARD: composite.forward,
+        names.GAIN_BACKWARD: composite.backward,
+        names.GAIN_FORWARD_MIN: composite.forward_min,
+        names.GAIN_BACKWARD_MIN: composite.backward_min,
+        names.LOG_COLUMN_SUM: composite.log_column_sum,
+        names.SPECTRAL_NORM: composite.spectral_norm,
+        names.ROW_ERROR: gains.row_error,
+        names.COLUMN_ERROR: gains.column_error,
+    }

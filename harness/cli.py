@@ -1,0 +1,54 @@
+"""The `resbench` command: one line per subcommand, each imported only when it is asked for."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.metadata import version
+
+from resbench.harness.errors import one_screen
+
+Command = Callable[[list[str]], int]
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "fit": ("resbench.harness.commands:fit", "train one model"),
+    "list": ("resbench.harness.commands:list_plugins", "schemes, tasks, backbones and model sizes, and where each comes from"),
+    "ui": ("resbench.harness.commands:ui", "open MLflow's user interface on the runs"),
+    "sweep": ("resbench.sweeps.cli:main", "plan FILE | run FILE: many runs from one file"),
+    "leaderboard": ("resbench.results.cli:main", "build: tables and figures from the runs of a study"),
+    "kernels": ("resbench.kernels.cli:main", "check | bench: the fused kernels"),
+}
+"""Subcommand -> (where it is, what it does). A command takes the arguments after its name and returns an exit code."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand. Returns its exit code: 0, or 2 for what the user can put right."""
+    parser = _parser()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    chosen, rest = parser.parse_args(arguments[:1]), arguments[1:]
+    if chosen.command is None:
+        parser.print_help()
+        return 0
+    with one_screen(f"resbench {chosen.command}"):
+        return _load(chosen.command)(rest)
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="resbench",
+        usage="resbench [-h] [--version] COMMAND ...",
+        description="Compare residual connections: train the same model with different schemes, see which is better, stable and cheap.",
+        epilog=f"commands:\n{lines}\n\n`resbench COMMAND --help` explains a command. RESBENCH_DEBUG=1 shows tracebacks.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"resbench {version('resbench')}")
+    parser.add_argument("command", nargs="?", choices=list(COMMANDS), metavar="COMMAND", help="one of those below")
+    return parser
+
+
+def _load(command: str) -> Command:
+    module, _, attribute = COMMANDS[command][0].partition(":")
+    found: Command = getattr(import_module(module), attribute)
+    return found
