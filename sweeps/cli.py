@@ -82,31 +82,18 @@ def _positive(text: str) -> int:
 def _plan(spec: "SweepSpec", output_dir: Path, tracking_uri: str | None, workers: int) -> int:
     from rich.console import Console
 
+    from resbench.harness.store import default_tracking_uri
     from resbench.sweeps import pool
     from resbench.sweeps.estimate import throughput
     from resbench.sweeps.plan import make_plan
+    from resbench.sweeps.session import measured_before
     from resbench.sweeps.table import print_plan
 
     plan = make_plan(spec)
-    expected = throughput(
-        plan, _measured(spec.name, output_dir, tracking_uri), pool.threads_per_worker(workers), pool.gpus(plan)
-    )
+    measured = measured_before(tracking_uri or default_tracking_uri(output_dir), spec.name)
+    expected = throughput(plan, measured, pool.threads_per_worker(workers), pool.gpus(plan))
     print_plan(Console(), plan, expected, workers)
     return 0
-
-
-def _measured(study: str, output_dir: Path, tracking_uri: str | None) -> list[tuple[str, float, float]]:
-    """What earlier runs of the study measured, without creating a store where there is none."""
-    from resbench.harness.store import default_tracking_uri
-
-    uri = tracking_uri or default_tracking_uri(output_dir)
-    file = uri.removeprefix("sqlite:///")
-    if file != uri and not Path(file).exists():
-        return []
-    from resbench.sweeps.session import open_ledger
-
-    ledger = open_ledger(uri, study, output_dir, create=False)
-    return ledger.measured() if ledger else []
 
 
 def _run(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Namespace, workers: int) -> int:

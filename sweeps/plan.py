@@ -40,7 +40,11 @@ class PlannedRun:
     @property
     def title(self) -> str:
         word = "search trial" if self.phase == "search" else "seed"
-        return f"{' '.join(self.cell.labels.values()) or 'base'}, {word} {self.number}"
+        parts = (
+            label if name in ("scheme", "size") else f"{name.rpartition('.')[2]} {label}"
+            for name, label in self.cell.labels.items()
+        )
+        return f"{', '.join(parts) or 'base'}, {word} {self.number}"
 
 
 @dataclass(frozen=True)

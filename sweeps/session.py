@@ -1,14 +1,14 @@
 """One invocation of `sweep run`: the store, the books, the check that this is still the same sweep, the runs, and what to do next."""
 
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlflow import MlflowClient
 from rich.console import Console
 
-from resbench.harness.store import default_tracking_uri, open_store
+from resbench.harness.store import default_tracking_uri, experiment_id, open_store, sqlite_path
 from resbench.sweeps.agenda import Agenda
 from resbench.sweeps.changes import compare, refusal
 from resbench.sweeps.estimate import throughput
@@ -41,8 +41,7 @@ def run_plan(
     console = console or Console()
     spec = plan.spec
     uri = tracking_uri or default_tracking_uri(output_dir)
-    ledger = open_ledger(uri, spec.name, output_dir)
-    assert ledger is not None
+    ledger = open_ledger(uri, spec.name)
     started = ledger.started_with()
     if started is not None:
         changes = compare(started, plan.record())
@@ -81,27 +80,23 @@ def run_plan(
     return summary
 
 
-def open_ledger(uri: str, study: str, output_dir: Path, *, create: bool = True) -> Ledger | None:
-    """The books of a study, read. None if there are none and ``create`` is False."""
+def open_ledger(uri: str, study: str) -> Ledger:
+    """The books of a study, read; its MLflow experiment is created if there is none."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     client = open_store(uri)
-    experiment_id = _experiment(client, study, output_dir, create)
-    if experiment_id is None:
-        return None
-    ledger = Ledger(client, experiment_id, study)
+    ledger = Ledger(client, experiment_id(client, uri, study), study)
     ledger.load()
     return ledger
 
 
-def _experiment(client: MlflowClient, name: str, output_dir: Path, create: bool) -> str | None:
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        return str(client.create_experiment(name)) if create else None
-    if found.lifecycle_stage != "active":
-        raise ValueError(
-            f"the MLflow experiment {name!r} was deleted but not removed. Restore it in the MLflow UI, remove it with `mlflow gc`, or give the sweep "
-            "another `name`."
-        )
-    return str(found.experiment_id)
+def measured_before(uri: str, study: str) -> list[tuple[str, float, float]]:
+    """What earlier runs of a study measured (see `Ledger.measured`), without creating a store or an experiment."""
+    database = sqlite_path(uri)
+    if database is not None and not database.exists():
+        return []
+    if open_store(uri).get_experiment_by_name(study) is None:
+        return []
+    return open_ledger(uri, study).measured()
 
 
 def _same_output_dir(ledger: Ledger, output_dir: Path) -> None:

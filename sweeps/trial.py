@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+# MLflow imports its SQL store, and with it SQLAlchemy, on first use: a second that every trial would spend again.
+import mlflow.store.tracking.sqlalchemy_store
 import torch
 
 import resbench.harness.fit

@@ -1,0 +1,67 @@
+"""What tests of sweeps share: a sweep of stand-in runs, and reading its results back from MLflow."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Trial processes import the stand-ins by name and inherit this path.
+sys.path.insert(0, str(Path(__file__).parent))
+
+SWEEP = """
+name: stand-in
+base:
+  model: {{learning_rate: 0.01{model}}}
+  budget: {{tokens: 400}}
+factors:
+  scheme: [resnet, hc, mhc]
+  scheme.n_streams: [2, 4]
+seeds: [0, 1]
+{more}
+"""
+
+
+@pytest.fixture
+def sweep_file(tmp_path: Path) -> Callable[..., Path]:
+    """Write a sweep of stand-in runs: 5 cells x 2 seeds."""
+
+    def write(more: str = "", stand_in: str = "") -> Path:
+        path = tmp_path / "sweep.yaml"
+        path.write_text(SWEEP.format(more=more, model=f", stand_in: {stand_in}" if stand_in else ""))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs; creating one takes seconds, copying it nothing."""
+    from resbench.harness.store import open_store
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    open_store(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def output_dir(tmp_path: Path, empty_store: Path) -> Path:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    (folder / "mlflow.db").write_bytes(empty_store.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def runs_of(output_dir: Path) -> Callable[[], list[Any]]:
+    """Every child run in the store of `output_dir`."""
+
+    def read() -> list[Any]:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{output_dir / 'mlflow.db'}")
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        return [run for run in client.search_runs(experiments) if "trial_key" in run.data.tags]
+
+    return read

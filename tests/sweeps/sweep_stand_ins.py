@@ -1,0 +1,147 @@
+"""Stand-ins for training in tests of the sweep itself: they write real MLflow runs and take milliseconds.
+
+`train` has the signature of `resbench.harness.fit.fit`. Its loss is a function of the configuration and the seed alone, and it goes on from a
+checkpoint file, as training does. `describe` stands for `resbench.harness.fit.describe`.
+
+Run as a script, ``python sweep_stand_ins.py FILE OUTPUT_DIR`` is `resbench sweep run` with these in place of training.
+"""
+
+import math
+import os
+import signal
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FIELDS = {"resnet": set(), "hc": {"n_streams"}, "mhc": {"n_streams", "sinkhorn_iterations"}}
+VALIDATIONS = 4
+
+
+@dataclass(frozen=True)
+class Result:
+    outcome: str
+    val_loss: float | None
+    tokens: int
+
+
+def describe(argv: list[str]) -> dict[str, int]:
+    config = yaml.safe_load(Path(argv[1]).read_text())
+    scheme = config["model"].get("scheme", {}).get("class_path", "resnet")
+    if scheme not in FIELDS:
+        raise ValueError(f"unknown scheme {scheme!r}. Known: {', '.join(FIELDS)}")
+    tokens = config["budget"]["tokens"]
+    connection = 0 if scheme == "resnet" else 10
+    return {
+        "params_total": 100 + connection,
+        "params_connection": connection,
+        "flops_per_token": 600,
+        "tokens": tokens,
+        "steps": tokens // 10,
+    }
+
+
+def train(
+    argv: list[str],
+    *,
+    tags: dict[str, str] | None = None,
+    run_id: str | None = None,
+    on_validation: Callable[[int, float], None] | None = None,
+) -> Result:
+    from mlflow import MlflowClient
+
+    from resbench.harness import names
+    from resbench.harness.fit import Pruned
+
+    config = yaml.safe_load(Path(argv[1]).read_text())
+    client = MlflowClient(config["tracking"]["uri"])
+    assert run_id is not None
+    checkpoint = Path(config["output_dir"], run_id, "tokens")
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    done = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    model = config["model"]
+    _misbehave(model.get("stand_in", {}), checkpoint)
+    budget = config["budget"]["tokens"]
+    final = final_loss(config)
+    try:
+        for tokens in range(budget // VALIDATIONS, budget + 1, budget // VALIDATIONS):
+            if tokens <= done:
+                continue
+            time.sleep(model.get("stand_in", {}).get("seconds", 0.0) / VALIDATIONS)
+            loss = final * (1 + 1 / tokens) - final / budget
+            client.log_metric(run_id, names.VAL_LOSS, loss, step=tokens)
+            client.log_metric(run_id, names.PROGRESS_TOKENS, tokens, step=tokens)
+            replacement = checkpoint.with_suffix(".new")
+            replacement.write_text(str(tokens))
+            replacement.rename(checkpoint)
+            if on_validation:
+                on_validation(tokens, loss)
+    except Pruned:
+        return _end(client, run_id, "pruned", loss, tokens)
+    diverged = not math.isfinite(final)
+    return _end(client, run_id, "diverged" if diverged else "complete", None if diverged else loss, budget)
+
+
+def final_loss(config: dict[str, Any]) -> float:
+    model = config["model"]
+    if model.get("stand_in", {}).get("diverges"):
+        return math.inf
+    noise = zlib.crc32(repr((model["scheme"], config["seed_everything"])).encode()) / 2**32
+    return abs(math.log10(model["learning_rate"]) + 2) + 1 + noise / 100
+
+
+def _misbehave(wish: dict[str, Any], checkpoint: Path) -> None:
+    first_time = not checkpoint.exists()
+    if wish.get("raises") == "always" or (
+        wish.get("raises") == "once" and not checkpoint.with_suffix(".raised").exists()
+    ):
+        checkpoint.with_suffix(".raised").touch()
+        raise RuntimeError("no more chalk")
+    if wish.get("dies") == "always" or (wish.get("dies") == "once" and not checkpoint.with_suffix(".died").exists()):
+        checkpoint.with_suffix(".died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if wish.get("hangs") and first_time:
+        time.sleep(600)
+
+
+def _end(client: Any, run_id: str, outcome: str, loss: float | None, tokens: int) -> Result:
+    from resbench.harness import names
+
+    client.set_tag(run_id, names.TAG_OUTCOME, outcome)
+    client.set_terminated(run_id, "KILLED" if outcome == "pruned" else "FINISHED")
+    return Result(outcome, loss, tokens)
+
+
+def run(file: Path, output_dir: Path, *, workers: int = 2, extend: bool = False, sets: list[str] | None = None) -> Any:
+    """`resbench sweep run` with the stand-ins; the summary."""
+    from resbench.sweeps import pool
+    from resbench.sweeps.lock import sweep_lock
+    from resbench.sweeps.plan import make_plan
+    from resbench.sweeps.run import Machine
+    from resbench.sweeps.session import run_plan
+    from resbench.sweeps.spec import load_spec
+
+    spec = load_spec(file, sets)
+    folder = output_dir / "sweeps" / spec.name
+    with sweep_lock(folder):
+        pool.warm_up(1)
+        return run_plan(
+            make_plan(spec, describe, FIELDS.__getitem__),
+            file_text=file.read_text(),
+            folder=folder,
+            output_dir=output_dir,
+            tracking_uri=f"sqlite:///{output_dir / 'mlflow.db'}",
+            machine=Machine(workers, 1),
+            extend=extend,
+            target="sweep_stand_ins:train",
+        )
+
+
+if __name__ == "__main__":
+    summary = run(Path(sys.argv[1]), Path(sys.argv[2]))
+    sys.exit(130 if summary.interrupted else not summary.complete)
