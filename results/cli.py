@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,6 @@ def main(argv: Sequence[str]) -> int:
 
 def build(study: str | None, tracking_uri: str | None, output_dir: Path, out: Path | None) -> int:
     """Build the leaderboard of a study (the latest one if None) into `out`, `<output_dir>/leaderboard/<study>` by default."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar per small file is noise here
     from rich.console import Console
 
     from resbench.harness.store import default_tracking_uri

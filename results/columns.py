@@ -40,7 +40,7 @@ def quantity(value: float | None, digits: int = 3) -> str:
         return NOTHING
     for scale, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= scale:
-            return f"{value / scale:.{digits}g}{prefix}"
+            return f"{value / scale:#.{digits}g}".rstrip(".") + prefix
     return f"{value:.{digits}g}"
 
 

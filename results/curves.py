@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,6 +50,7 @@ def load_profiles(tracking_uri: str, run_ids: Sequence[str]) -> pd.DataFrame:
     A run whose profile cannot be read, or is not a profile, has no rows: gain through depth is an extra that must not stop a
     leaderboard.
     """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each small file is noise
     client = open_store(tracking_uri, must_exist=True)
     tables = []
     for run_id in run_ids:
