@@ -139,8 +139,9 @@ def test_streamed_downloaded_and_offline_give_the_same_corpus(tmp_path: Path, hu
     assert revision.startswith("ValueError: data.init_args.path=someone/set: the hub has no such dataset (revision v9)")
     assert missing.startswith("ValueError: data.init_args.path=someone/none: the hub has no such dataset")
     assert broken.startswith(
-        "ConnectionError: data.init_args.path=someone/broken: the Hugging Face hub cannot be reached (500"
+        "ConnectionError: data.init_args.path=someone/broken: the Hugging Face hub cannot be reached"
     )
+    assert "500" in broken
 
     # The download is in the cache of `datasets`: offline, with no corpus cached and no hub, it is found there.
     (offline,) = describe(tmp_path, [ask("offline")], HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9")
