@@ -1,0 +1,97 @@
+"""Tile shapes of the Triton kernels, by rule: measured on an H200 and written down, so that no run spends time on tuning."""
+
+from dataclasses import dataclass
+
+INTERPRETED_TOKENS = 16
+"""Tokens per program in the interpreter, whose cost is per operation."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Tokens and columns per step of a program, its warps, and the depth of its software pipeline."""
+
+    tokens: int
+    columns: int
+    warps: int
+    stages: int = 1
+    parts: int = 1
+
+
+def power_of_two(size: int, least: int = 1) -> int:
+    """The smallest power of two that is at least ``size`` and ``least``."""
+    return max(least, 1 << max(size - 1, 0).bit_length())
+
+
+def coefficient_tile(rows: int) -> int:
+    """K rounded up to what a tensor-core product takes."""
+    return power_of_two(rows, 16)
+
+
+def even_parts(total: int, block: int, programs: int, least: int, most: int) -> int:
+    """A power of two of parts, at most ``most``, that makes ``programs`` programs of ``total`` blocks; no part is under ``least`` of them."""
+    parts = 1
+    while parts < most and block * parts < programs and total // (2 * parts) >= least:
+        parts *= 2
+    return parts
+
+
+def write_tile(n: int, width: int) -> Tile:
+    """Tile of the write kernel."""
+    columns = min(power_of_two(width, 16), 1024)
+    return Tile(max(1, 1024 // columns), columns, 4, 1)
+
+
+def project_tile(n: int, width: int, tokens: int, itemsize: int) -> Tile:
+    """Tile of the projection; ``parts`` is the number of column ranges a block of tokens is cut into."""
+    columns = min(power_of_two(width, 16), 64 if itemsize == 2 and n <= 4 else 32)
+    parts = even_parts(-(-width // columns), -(-tokens // 64), 200, 4, 8)
+    return Tile(64, columns, 4, 3 if n <= 4 and itemsize == 2 else 2, parts)
+
+
+def gates_tile(tokens: int) -> Tile:
+    """Tokens per program of the gates kernels, one per lane."""
+    return Tile(32, 1, 1)
+
+
+def pieces(width: int, size: int, tokens: int, warps: int) -> Tile:
+    """``tokens`` whole rows, in as many pieces of ``size`` columns as they take (at most 16); ``parts`` is their number."""
+    size = min(power_of_two(width, 16), size)
+    while -(-width // size) > 16:
+        size *= 2
+    return Tile(tokens, size, warps, parts=-(-width // size))
+
+
+def read_tile(width: int) -> Tile:
+    """Tile of the read: whole tokens, since the norm needs them."""
+    return pieces(width, 1024, 1, 8 if width > 3072 else 4) if width > 512 else pieces(width, 256, 4, 4)
+
+
+def read_sums_tile(width: int) -> Tile:
+    """Tile of the sums behind the read's backward: a warp per token."""
+    return pieces(width, 256, 4, 4)
+
+
+def gather_tile(n: int, width: int, tokens: int, itemsize: int) -> Tile:
+    """Tile of the gathered gradient of x'; ``parts`` is the number of token ranges."""
+    columns = min(power_of_two(width, 16), 64 if n <= 4 and itemsize == 2 else 16)
+    parts = even_parts(-(-tokens // 16), -(-width // columns), 1000, 8, 256)
+    return Tile(16, columns, 4, 3 if itemsize == 2 and n <= 4 else 2, parts)
+
+
+def learn_tile(n: int, width: int, tokens: int, itemsize: int) -> Tile:
+    """Tile of phi's gradient; ``parts`` is the number of token ranges, each of which leaves a partial sum of phi's size in float32."""
+    columns = min(power_of_two(width, 16), 64 if n <= 4 and itemsize == 2 else 16)
+    block = 64 if columns == 64 else 32
+    parts = even_parts(-(-tokens // block), -(-width // columns), 500, 8, 32)
+    return Tile(block, columns, 8 if columns == 64 else 4, 2, parts)
+
+
+def scatter_tile(n: int, width: int) -> Tile:
+    """Tile of the write's backward, a warp per token; ``parts`` above 1 adds columns up late."""
+    return Tile(4, min(power_of_two(width, 16), 256), 4, 2 if width > 256 else 1, 1)
+
+
+def norm_tile(width: int) -> Tile:
+    """Tile of add + RMSNorm; the whole row is in one program."""
+    columns = power_of_two(width, 16)
+    return Tile(max(1, 2048 // columns), columns, 4 if columns <= 4096 else 8)

@@ -1,0 +1,121 @@
+"""The read, ``u = sum_j pre[j] x[j]``, with the branch's RMSNorm, and the token-wise sums its backward pass starts from.
+
+The norm's gradient needs sums over all columns before any column can be finished. Both sums per stream come from one pass over x and du:
+``a_j = <w du, x_j>`` and ``b_j = <v, x_j>`` with v the read before the norm; then |v|^2 = sum_j pre_j b_j and <w du, v> = sum_j pre_j a_j.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["M"])
+def read_kernel(
+    x_ptr,  # [M, n, C]
+    pre_ptr,  # [M, n] float32
+    weight_ptr,  # [C]
+    u_ptr,  # [M, C], written
+    M,
+    eps,
+    n: tl.constexpr,
+    C: tl.constexpr,
+    NORMS: tl.constexpr,
+    WEIGHS: tl.constexpr,
+    BT: tl.constexpr,
+    BC: tl.constexpr,
+    CHUNKS: tl.constexpr,  # BC * CHUNKS >= C
+):
+    rows = tl.program_id(0).to(tl.int64) * BT + tl.arange(0, BT)
+    live = rows < M
+    pre = ()
+    for j in tl.static_range(n):
+        pre = pre + (tl.load(pre_ptr + rows * n + j, mask=live, other=0.0)[:, None],)
+    square = tl.zeros([BT], tl.float32)
+    pieces = ()
+    for chunk in tl.static_range(CHUNKS):
+        columns = chunk * BC + tl.arange(0, BC)
+        inside = live[:, None] & (columns < C)[None, :]
+        at = rows[:, None] * (n * C) + columns[None, :]
+        total = pre[0] * tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        for j in tl.static_range(1, n):
+            total += pre[j] * tl.load(x_ptr + at + j * C, mask=inside, other=0.0).to(tl.float32)
+        if NORMS:
+            square += tl.sum(total * total, 1)
+        pieces = pieces + (total,)
+    if NORMS:
+        scale = 1.0 / tl.sqrt(square / C + eps)
+    for chunk in tl.static_range(CHUNKS):
+        columns = chunk * BC + tl.arange(0, BC)
+        inside = live[:, None] & (columns < C)[None, :]
+        value = pieces[chunk]
+        if NORMS:
+            value = value * scale[:, None]
+            if WEIGHS:
+                value = value * tl.load(weight_ptr + columns, mask=columns < C, other=0.0).to(tl.float32)[None, :]
+        tl.store(u_ptr + rows[:, None] * C + columns[None, :], value.to(u_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["M"])
+def read_sums_kernel(
+    x_ptr,  # [M, n, C]
+    pre_ptr,  # [M, n]
+    weight_ptr,  # [C]
+    du_ptr,  # [M, C]
+    dpre_ptr,  # [n, M], written
+    norm_ptr,  # [2, M], written: inverse RMS of v, and inverse^3 <w du, v> / C
+    M,
+    eps,
+    n: tl.constexpr,
+    C: tl.constexpr,
+    NORMS: tl.constexpr,
+    WEIGHS: tl.constexpr,
+    BT: tl.constexpr,
+    BC: tl.constexpr,
+    CHUNKS: tl.constexpr,
+):
+    rows = tl.program_id(0).to(tl.int64) * BT + tl.arange(0, BT)
+    live = rows < M
+    M64 = M.to(tl.int64)
+    pre = ()
+    a = ()
+    b = ()
+    for j in tl.static_range(n):
+        pre = pre + (tl.load(pre_ptr + rows * n + j, mask=live, other=0.0),)
+        a = a + (tl.zeros([BT], tl.float32),)
+        b = b + (tl.zeros([BT], tl.float32),)
+    for chunk in tl.static_range(CHUNKS):
+        columns = chunk * BC + tl.arange(0, BC)
+        inside = live[:, None] & (columns < C)[None, :]
+        at = rows[:, None] * (n * C) + columns[None, :]
+        du = tl.load(du_ptr + rows[:, None] * C + columns[None, :], mask=inside, other=0.0).to(tl.float32)
+        if WEIGHS:
+            du = du * tl.load(weight_ptr + columns, mask=columns < C, other=0.0).to(tl.float32)[None, :]
+        streams = ()
+        for j in tl.static_range(n):
+            streams = streams + (tl.load(x_ptr + at + j * C, mask=inside, other=0.0).to(tl.float32),)
+        new_a = ()
+        for j in tl.static_range(n):
+            new_a = new_a + (a[j] + tl.sum(du * streams[j], 1),)
+        a = new_a
+        if NORMS:
+            v = pre[0][:, None] * streams[0]
+            for j in tl.static_range(1, n):
+                v += pre[j][:, None] * streams[j]
+            new_b = ()
+            for j in tl.static_range(n):
+                new_b = new_b + (b[j] + tl.sum(v * streams[j], 1),)
+            b = new_b
+    if NORMS:
+        square = pre[0] * b[0]
+        along = pre[0] * a[0]
+        for j in tl.static_range(1, n):
+            square += pre[j] * b[j]
+            along += pre[j] * a[j]
+        inverse = 1.0 / tl.sqrt(square / C + eps)
+        pull = inverse * inverse * inverse * along / C
+        tl.store(norm_ptr + rows, inverse, mask=live)
+        tl.store(norm_ptr + M64 + rows, pull, mask=live)
+        for j in tl.static_range(n):
+            tl.store(dpre_ptr + j * M64 + rows, inverse * a[j] - pull * b[j], mask=live)
+    else:
+        for j in tl.static_range(n):
+            tl.store(dpre_ptr + j * M64 + rows, a[j], mask=live)
