@@ -39,7 +39,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             Path(temporary).unlink(missing_ok=True)
             # torch's writer reports a full disk as a RuntimeError of its own
             if isinstance(error, OSError) or "PytorchStreamWriter" in str(error):
-                raise OSError(f"cannot write the checkpoint {path}: {error}. Earlier checkpoints are intact.") from error
+                raise OSError(
+                    f"cannot write the checkpoint {path}: {error}. Earlier checkpoints are intact."
+                ) from error
             raise
 
 
@@ -49,7 +51,9 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = "a file is in the way" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
-        raise type(error)(f"cannot create the output directory {folder}: {reason}. Choose another --output_dir") from error
+        raise type(error)(
+            f"cannot create the output directory {folder}: {reason}. Choose another --output_dir"
+        ) from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"the output directory {folder} is not writable. Choose another --output_dir")
 

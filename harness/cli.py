@@ -12,7 +12,10 @@ Command = Callable[[list[str]], int]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("resbench.harness.commands:fit", "train one model"),
-    "list": ("resbench.harness.commands:list_plugins", "schemes, tasks, backbones and model sizes, and where each comes from"),
+    "list": (
+        "resbench.harness.commands:list_plugins",
+        "schemes, tasks, backbones and model sizes, and where each comes from",
+    ),
     "ui": ("resbench.harness.commands:ui", "open MLflow's user interface on the runs"),
     "sweep": ("resbench.sweeps.cli:main", "plan FILE | run FILE: many runs from one file"),
     "leaderboard": ("resbench.results.cli:main", "build: tables and figures from the runs of a study"),

@@ -43,8 +43,12 @@ def _summary(result: "object") -> str:
     if result.val_loss is not None and result.bits_per_byte is not None:
         known = result.unigram_bits_per_byte
         beside = f" (token frequencies alone: {known:.3f})" if known is not None else ""
-        lines.append(f"  validation loss {result.val_loss:.4f} nats per token, {result.bits_per_byte:.3f} bits per byte{beside}")
-    lines.append(f"  logged to {result.tracking_uri}; look at it with `resbench ui{_ui_arguments(result.tracking_uri)}`")
+        lines.append(
+            f"  validation loss {result.val_loss:.4f} nats per token, {result.bits_per_byte:.3f} bits per byte{beside}"
+        )
+    lines.append(
+        f"  logged to {result.tracking_uri}; look at it with `resbench ui{_ui_arguments(result.tracking_uri)}`"
+    )
     return "\n".join(lines)
 
 
@@ -54,23 +58,29 @@ def _ui_arguments(uri: str) -> str:
 
 def list_plugins(argv: list[str]) -> int:
     """`resbench list`: what there is to compare, and what does not load."""
-    parser = argparse.ArgumentParser(prog="resbench list", description="Schemes, tasks and backbones, where each comes from, and the model sizes.")
+    parser = argparse.ArgumentParser(
+        prog="resbench list", description="Schemes, tasks and backbones, where each comes from, and the model sizes."
+    )
     parser.parse_args(argv)
     from rich.console import Console
 
     from resbench.harness.listing import print_listing
 
-    print_listing(Console(soft_wrap=True))
+    print_listing(Console(width=None if sys.stdout.isatty() else 160))
     return 0
 
 
 def ui(argv: list[str]) -> int:
     """`resbench ui`: MLflow's server on loopback, on the store that `resbench fit` writes to by default."""
     parser = argparse.ArgumentParser(prog="resbench ui", description="Open MLflow's user interface on the runs.")
-    parser.add_argument("--tracking-uri", help="store to show (default: MLFLOW_TRACKING_URI, else the database in the output directory)")
+    parser.add_argument(
+        "--tracking-uri", help="store to show (default: MLFLOW_TRACKING_URI, else the database in the output directory)"
+    )
     parser.add_argument("--output-dir", default="runs", help="output directory of the runs (default: %(default)s)")
     parser.add_argument("--port", type=int, default=5000, help="0 takes any free one (default: %(default)s)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; this machine only by default (%(default)s)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; this machine only by default (%(default)s)"
+    )
     options = parser.parse_args(argv)
     uri = options.tracking_uri or default_tracking_uri(options.output_dir)
     if uri.startswith(("http://", "https://")):
@@ -93,7 +103,9 @@ def _free_port(host: str, port: int) -> int:
         try:
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
-            raise OSError(f"cannot listen on {host}:{port}: {error}. Choose another --port (0 takes any free one)") from error
+            raise OSError(
+                f"cannot listen on {host}:{port}: {error}. Choose another --port (0 takes any free one)"
+            ) from error
         return int(probe.getsockname()[1])
 
 

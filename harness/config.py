@@ -112,7 +112,7 @@ class RunParser(LightningArgumentParser):
         super().__init__(*args, **kwargs)
         self.sources: list[Source] = []
 
-    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
         """A configuration file, registry names and all. Raises ValueError that names the file."""
         tree = read_yaml(str(path))
         self.sources.append(Source(str(path), tree))
@@ -150,12 +150,17 @@ class RunCLI(LightningCLI):
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
-            "--seed_everything", type=int, default=0, help="Seed of initial weights, data order and everything else random."
+            "--seed_everything",
+            type=int,
+            default=0,
+            help="Seed of initial weights, data order and everything else random.",
         )
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         skip: set[str | int] = set(DECIDED_BY_US)
-        parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True, skip=skip)
+        parser.add_class_arguments(
+            Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True, skip=skip
+        )
         parser.add_lightning_class_args(LanguageModel, "model")
         parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
 
@@ -163,8 +168,15 @@ class RunCLI(LightningCLI):
         parser.add_class_arguments(Budget, "budget")
         parser.add_class_arguments(Every, "every")
         parser.add_class_arguments(Tracking, "tracking")
-        parser.add_argument("--output_dir", type=str, default="runs", help="Where checkpoints and the default MLflow database go.")
-        parser.add_argument("--resume", type=str | None, default=None, help="Id of an MLflow run to go on with, from its last checkpoint.")
+        parser.add_argument(
+            "--output_dir", type=str, default="runs", help="Where checkpoints and the default MLflow database go."
+        )
+        parser.add_argument(
+            "--resume",
+            type=str | None,
+            default=None,
+            help="Id of an MLflow run to go on with, from its last checkpoint.",
+        )
         parser.link_arguments("seed_everything", SEED_OF_DATA)
         parser.set_defaults(
             {
@@ -188,10 +200,12 @@ class RunCLI(LightningCLI):
             raise ValueError(explain(str(error), parser, parser.sources, args, decided)) from error
         if (place := where_given(SEED_OF_DATA, parser.sources, args)) is not None:
             raise ValueError(f"{place}{SEED_OF_DATA} cannot be set: it follows seed_everything")
-        self.config.trainer.precision = self.config.trainer.precision or default_precision(self.config.trainer.accelerator)
+        self.config.trainer.precision = self.config.trainer.precision or default_precision(
+            self.config.trainer.accelerator
+        )
 
     def instantiate_classes(self) -> None:
-        config = self.parser.instantiate(self.config) if hasattr(self.parser, "instantiate") else self.parser.instantiate_classes(self.config)
+        config = self.parser.instantiate(self.config)
         self.config_init = config
         self.model, self.datamodule = config.model, config.data
         self.budget, self.every, self.tracking = config.budget, config.every, config.tracking
@@ -205,7 +219,7 @@ class RunCLI(LightningCLI):
 
     def dump(self) -> str:
         """`resolved` as YAML."""
-        return self.parser.dump(self.config, skip_none=False)
+        return self.parser.dump(self.config, skip_unset=False)
 
     @property
     def vocab_size(self) -> int:
@@ -241,7 +255,12 @@ def parse(argv: list[str]) -> RunCLI:
         load_from_checkpoint_support=False,
         save_config_callback=None,
         parser_class=RunParser,
-        parser_kwargs={"exit_on_error": False, "prog": "resbench fit", "description": "Train one model.", "allow_abbrev": False},
+        parser_kwargs={
+            "exit_on_error": False,
+            "prog": "resbench fit",
+            "description": "Train one model.",
+            "allow_abbrev": False,
+        },
         args=argv,
         run=False,
     )

@@ -58,7 +58,9 @@ def explain(
     reason = message.rpartition(f'Parser key "{keys[-1]}":')[2].strip()
     if subtypes := re.search(r"Subtypes: \[(.*?)\]\n.*?Given value: ([^\n]*)", reason, re.S):
         expected, value = f"one of {subtypes[1]}", subtypes[2]
-    elif said := re.match(r"(?:Expected an? )?([^\n]*?)\.?\s+Got value: ([^\n]*?)(?:\. Got value: .*)?$", reason, re.S | re.M):
+    elif said := re.match(
+        r"(?:Expected an? )?([^\n]*?)\.?\s+Got value: ([^\n]*?)(?:\. Got value: .*)?$", reason, re.S | re.M
+    ):
         expected, value = said[1], said[2]
     else:
         return f"{_where(key, sources, argv)}{key}: {' '.join(reason.split())}"
@@ -90,7 +92,9 @@ def _known(wrong: str, known: Iterable[str]) -> str:
 
 def _children(parser: ArgumentParser, parent: str) -> set[str]:
     prefix = f"{parent}." if parent else ""
-    known = {action.dest.removeprefix(prefix).split(".")[0] for action in parser._actions if action.dest.startswith(prefix)}
+    known = {
+        action.dest.removeprefix(prefix).split(".")[0] for action in parser._actions if action.dest.startswith(prefix)
+    }
     return {name for name in known if name not in ("help", "print_config") and not name.startswith("print_")}
 
 
@@ -111,7 +115,9 @@ def _arguments(class_path: str) -> set[str]:
 def where_given(key: str, sources: Sequence[Source], argv: Sequence[str]) -> str | None:
     """``FILE: `` when a file gave the key, an empty string when the command line did, None when nobody did."""
     plain = key.replace(".init_args", "")
-    options = {item.partition("=")[0].removeprefix("--").replace(".init_args", "") for item in argv if item.startswith("--")}
+    options = {
+        item.partition("=")[0].removeprefix("--").replace(".init_args", "") for item in argv if item.startswith("--")
+    }
     if plain in options:
         return ""
     for source in reversed(sources):

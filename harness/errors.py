@@ -49,7 +49,11 @@ def screen(command: str, error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         text = f"{place}{error.strerror}"
-    lines = [line for paragraph in text.splitlines() for line in (textwrap.wrap(paragraph, 110, subsequent_indent="  ") or [""])]
+    lines = [
+        line
+        for paragraph in text.splitlines()
+        for line in (textwrap.wrap(paragraph, 110, subsequent_indent="  ") or [""])
+    ]
     if len(lines) > MAX_LINES:
         lines = [*lines[:MAX_LINES], f"... ({len(lines) - MAX_LINES} more lines; RESBENCH_DEBUG=1 shows everything)"]
     return f"{command}: error: " + "\n".join(lines)

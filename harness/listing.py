@@ -36,5 +36,9 @@ def describe(plugin: Plugin) -> str:
     try:
         target = plugin.load()
     except BrokenPlugin as error:
-        return f"BROKEN: {error.__cause__ and type(error.__cause__).__name__}: {error.__cause__}" if error.__cause__ else f"BROKEN: {error}"
+        return (
+            f"BROKEN: {error.__cause__ and type(error.__cause__).__name__}: {error.__cause__}"
+            if error.__cause__
+            else f"BROKEN: {error}"
+        )
     return (inspect.getdoc(target) or target.__qualname__).strip().splitlines()[0]

@@ -95,7 +95,9 @@ class LanguageModel(LightningModule):
                 network = self._backbone(self._scheme, vocab_size, context_length)
             self.network = network
             # Compiling the LightningModule itself would trace Lightning's own bookkeeping.
-            self._forward = cast("Callable[[Tensor], Tensor]", torch.compile(network) if self.compile_network else network)
+            self._forward = cast(
+                "Callable[[Tensor], Tensor]", torch.compile(network) if self.compile_network else network
+            )
         return self.network
 
     def bound_for(self, vocab_size: int) -> float:
@@ -144,13 +146,17 @@ class LanguageModel(LightningModule):
         schedule = WarmupStableDecay(
             steps, self.warmup_fraction, self.decay_fraction, self.final_learning_rate_fraction
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"},
+        }
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Two groups: what is decayed, and what is not."""
         assert self.network is not None
         spared: set[str] = getattr(self.network, "no_weight_decay", set)()
-        decayed, kept = [], []
+        decayed: list[nn.Parameter] = []
+        kept: list[nn.Parameter] = []
         for name, parameter in self.network.named_parameters():
             (kept if name in spared or parameter.ndim < 2 else decayed).append(parameter)
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": kept, "weight_decay": 0.0}]

@@ -72,12 +72,16 @@ def open_run(
     from mlflow.exceptions import MlflowException
 
     config = cli.resolved()
-    own = run_tags(cli, config)
+    own = run_tags(config)
     if run_id is None:
         name = " ".join(str(own[tag]) for tag in (names.TAG_SCHEME, names.TAG_SIZE) if own.get(tag))
         created = client.create_run(
             experiment_id(client, uri, cli.tracking.experiment),
-            tags={"mlflow.runName": f"{name}, seed {own[names.TAG_SEED]}", "mlflow.source.name": "resbench fit", **tags},
+            tags={
+                "mlflow.runName": f"{name}, seed {own[names.TAG_SEED]}",
+                "mlflow.source.name": "resbench fit",
+                **tags,
+            },
         )
         run_id = str(created.info.run_id)
         earlier: dict[str, str] = {}
@@ -92,6 +96,8 @@ def open_run(
                 f"cannot go on from {checkpoint}: it was written with another configuration ({theirs}, this one is {ours}). "
                 "Give the configuration of the run (its artifact config.yaml), or start a new run."
             )
+        for stale in {names.TAG_ERROR, names.TAG_REASON, names.TAG_DIVERGED_AT_TOKENS} & earlier.keys():
+            client.delete_tag(run_id, stale)
         client.update_run(run_id, status="RUNNING")
     data: Any = cli.datamodule
     run = TrackedRun(client, run_id, Path(cli.output_dir) / run_id / "unsent-metrics.json")
@@ -125,7 +131,7 @@ def open_run(
     return run
 
 
-def run_tags(cli: RunCLI, config: Mapping[str, Any]) -> dict[str, str | None]:
+def run_tags(config: Mapping[str, Any]) -> dict[str, str | None]:
     """What the run compares, in words of the registry."""
     model = config["model"]
     scheme, backbone = model["scheme"], model["backbone"]

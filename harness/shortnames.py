@@ -117,7 +117,9 @@ def _replace_option(key: str, value: str, current: dict[str, str]) -> str:
                 parsed = _parse(value)
                 if isinstance(parsed, str):
                     return _named(inner, parsed, key)
-                return yaml.safe_dump(replace_in_value(inner, parsed, key), default_flow_style=True, width=10**9).strip()
+                return yaml.safe_dump(
+                    replace_in_value(inner, parsed, key), default_flow_style=True, width=10**9
+                ).strip()
     return value
 
 

@@ -82,9 +82,7 @@ def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
             if found is None:
                 raise ValueError(f"tracking.experiment={name!r}: {error.message}") from error
     if found.lifecycle_stage == "deleted":
-        raise ValueError(
-            f"tracking.experiment={name!r} was deleted in {uri}: restore it there, or choose another name"
-        )
+        raise ValueError(f"tracking.experiment={name!r} was deleted in {uri}: restore it there, or choose another name")
     return str(found.experiment_id)
 
 
@@ -93,7 +91,9 @@ def _open_sqlite(uri: str, must_exist: bool) -> "MlflowClient":
     if path is None:
         raise ValueError(f"tracking URI {uri!r} names no file: expected sqlite:///PATH")
     if must_exist and not path.exists():
-        raise FileNotFoundError(f"no MLflow database at {path}: no run has been logged there yet. Run `resbench fit` first, or give --tracking-uri")
+        raise FileNotFoundError(
+            f"no MLflow database at {path}: no run has been logged there yet. Run `resbench fit` first, or give --tracking-uri"
+        )
     _check_writable(path)
 
     from filelock import FileLock
@@ -125,9 +125,15 @@ def _check_version(path: Path, uri: str) -> None:
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
             tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
-            rows = database.execute("select version_num from alembic_version").fetchall() if "alembic_version" in tables else []
+            rows = (
+                database.execute("select version_num from alembic_version").fetchall()
+                if "alembic_version" in tables
+                else []
+            )
     except sqlite3.DatabaseError as error:
-        raise ValueError(f"{path} is not an MLflow database: {error}. Move it away, or choose another --tracking.uri") from error
+        raise ValueError(
+            f"{path} is not an MLflow database: {error}. Move it away, or choose another --tracking.uri"
+        ) from error
     if not tables:
         return
     if not rows:
@@ -184,11 +190,12 @@ def _connect(uri: str) -> "MlflowClient":
         client.search_experiments(max_results=1)
     except MlflowException as error:
         if "out-of-date database schema" in str(error):
-            raise ValueError(f"the MLflow database {uri} was written by another version of MLflow: {error.message}") from error
+            raise ValueError(
+                f"the MLflow database {uri} was written by another version of MLflow: {error.message}"
+            ) from error
         raise ConnectionError(f"the tracking store {uri} does not answer: {error.message}") from error
     finally:
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
     return client
-

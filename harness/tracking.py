@@ -69,6 +69,19 @@ class TrackedRun:
             self._pending += points
             self._start()
 
+    def unsent(self) -> list[tuple[str, float, int, int]]:
+        """Metrics that are still queued, as (name, value, time in ms, tokens): for a checkpoint, lest a killed process take them along."""
+        with self._wake:
+            return [(m.key, m.value, m.timestamp, m.step) for m in self._pending]
+
+    def requeue(self, points: Iterable[tuple[str, float, int, int]]) -> None:
+        """Queue what `unsent` gave an earlier process, unless it was sent after all."""
+        from mlflow.entities import Metric
+
+        with self._wake:
+            self._pending += [Metric(*point) for point in points if point[3] not in self._logged.get(point[0], ())]
+            self._start()
+
     def log_text_later(self, content: str, artifact: str) -> None:
         """Queue a text artifact; returns at once. Of several versions of one artifact that wait, the last is sent."""
         with self._wake:
@@ -140,7 +153,9 @@ class TrackedRun:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         profile = json.dumps(dict(facts))
-        dataset = Dataset(name, digest, "resbench", json.dumps({"source": str(facts.get("source", name))}), profile=profile)
+        dataset = Dataset(
+            name, digest, "resbench", json.dumps({"source": str(facts.get("source", name))}), profile=profile
+        )
         self.client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
     def _send_until_closed(self) -> None:
@@ -159,7 +174,9 @@ class TrackedRun:
             with self._wake:
                 if sent:
                     del self._pending[: len(chunk)]
-                    self._texts = {name: content for name, content in self._texts.items() if texts.get(name) is not content}
+                    self._texts = {
+                        name: content for name, content in self._texts.items() if texts.get(name) is not content
+                    }
                 self._busy = False
                 self._wake.notify_all()
             wait = SEND_EVERY_S if sent else min(2 * wait, LONGEST_WAIT_S)
@@ -172,7 +189,9 @@ class TrackedRun:
                 self.client.log_text(self.run_id, content, name)
         except Exception as error:  # whatever the store's trouble is, training goes on and the values are kept
             if not self._failing:
-                log.warning("MLflow does not take metrics (%s); training goes on and they are sent later", _first_line(error))
+                log.warning(
+                    "MLflow does not take metrics (%s); training goes on and they are sent later", _first_line(error)
+                )
             self._failing = True
             return False
         if self._failing:

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
+from resbench.harness import names
 from resbench.harness.callbacks.checkpoint import Checkpoint
 from resbench.harness.callbacks.context import RunContext
 from resbench.harness.callbacks.progress import RunProgress
@@ -18,8 +19,7 @@ from resbench.harness.callbacks.validation import OnValidation, Validation
 from resbench.harness.checkpoint_io import AtomicCheckpointIO
 from resbench.harness.config import RunCLI
 from resbench.harness.logger import MlflowRunLogger
-from resbench.harness.record import Facts
-from resbench.harness.shortnames import short_name
+from resbench.harness.record import Facts, run_tags
 from resbench.harness.tracking import TrackedRun
 
 
@@ -44,7 +44,7 @@ class Training:
             bound,
             on_validation,
         )
-        callbacks: list[Callback] = [StepMetrics(self.context, bound), self.validation]
+        callbacks: list[Callback] = [StepMetrics(self.context, self._logged_every(), bound), self.validation]
         if cli.config.trainer.enable_progress_bar is not False:
             callbacks.append(RunProgress(self.context, self._label()))
         saves = cli.every.checkpoint != 0
@@ -102,11 +102,12 @@ class Training:
             default_root_dir=folder,
         )
 
+    def _logged_every(self) -> int:
+        return max(1, int(self._cli.config.trainer.log_every_n_steps or 10))
+
     def _label(self) -> str:
-        model = self._cli.config.model
-        size = (model.backbone.get("init_args") or {}).get("size")
-        name = short_name("scheme", model.scheme.class_path)
-        return f"{name} {size}" if size else name
+        tags = run_tags(self._cli.resolved())
+        return " ".join(str(tags[name]) for name in (names.TAG_SCHEME, names.TAG_SIZE) if tags[name])
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -53,10 +53,13 @@ class Checkpoint(LightningCheckpoint):
             "python": random.getstate(),
             "numpy": (name, [int(key) for key in keys], int(position), int(has_gauss), float(cached)),
             "torch": torch.get_rng_state(),
+            "unsent": self._context.run.unsent() if self._context.run is not None else [],
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self._context.run is not None:
+            self._context.run.requeue(state_dict["unsent"])
         random.setstate(state_dict["python"])
         name, keys, position, has_gauss, cached = state_dict["numpy"]
         np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))

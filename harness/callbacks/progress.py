@@ -52,7 +52,9 @@ class RunProgress(ProgressBar):
                 TimeRemainingColumn(elapsed_when_finished=True),
                 console=console,
             )
-            self._task = self._bar.add_task(self._label, total=self._context.steps, completed=trainer.global_step, figures="")
+            self._task = self._bar.add_task(
+                self._label, total=self._context.steps, completed=trainer.global_step, figures=""
+            )
             self._bar.start()
 
     def on_train_batch_end(

@@ -13,5 +13,5 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, MlflowRunLogger) and logger.run is not None:
-                content = self.parser.dump(self.config, skip_none=False)
+                content = self.parser.dump(self.config, skip_unset=False)
                 logger.run.log_text_later(content, names.CONFIG_ARTIFACT)

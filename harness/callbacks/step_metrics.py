@@ -25,8 +25,9 @@ class StepMetrics(Callback):
     of the GPUs; it is absent where no peak is known. ``mem/peak_gib`` is allocated GPU memory, or the process's resident memory on a CPU.
     """
 
-    def __init__(self, context: RunContext, loss_bound: float) -> None:
+    def __init__(self, context: RunContext, every_steps: int, loss_bound: float) -> None:
         self._context = context
+        self._every = every_steps
         self._bound = loss_bound
         self._spikes = SpikeCounter()
         self._losses: list[Tensor] = []
@@ -57,11 +58,13 @@ class StepMetrics(Callback):
         self._micro.clear()
         norm: Any = pl_module.grad_norm
         self._norms.append(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-        every = max(1, trainer.log_every_n_steps)
-        if self._step % every == 0 or self._step == self._context.steps:
+        if self._step % self._every == 0 or self._step == self._context.steps:
             self._read(trainer)
-        elif self._steady_from is None and self._step - self._first_step >= min(every, max(1, self._context.steps // 4)):
+        elif self._steady_from is None and self._step - self._first_step >= self._start_up_steps():
             self._mark_steady(trainer.strategy.root_device)
+
+    def _start_up_steps(self) -> int:
+        return min(self._every, max(1, self._context.steps // 4))
 
     def _mark_steady(self, device: torch.device) -> None:
         if device.type == "cuda":
@@ -77,7 +80,9 @@ class StepMetrics(Callback):
         self._losses.clear()
         self._norms.clear()
         first = self._step - len(losses) + 1
-        bad = next((i for i, (loss, norm) in enumerate(zip(losses, norms, strict=True)) if not self._sound(loss, norm)), None)
+        bad = next(
+            (i for i, (loss, norm) in enumerate(zip(losses, norms, strict=True)) if not self._sound(loss, norm)), None
+        )
         if bad is not None:
             losses, norms = losses[bad : bad + 1], norms[bad : bad + 1]
         step = self._step if bad is None else first + bad

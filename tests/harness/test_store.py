@@ -1,0 +1,129 @@
+"""Opening a store: every way it fails is one sentence, in seconds, and nothing of the user's is changed."""
+
+import multiprocessing
+import shutil
+import socket
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from resbench.harness.store import default_tracking_uri, experiment_id, open_store, sqlite_path
+
+
+def revision(database: Path, value: str | None = None) -> str:
+    """The schema revision of a database, after setting it if one is given."""
+    with sqlite3.connect(database) as connection:
+        if value is not None:
+            connection.execute("update alembic_version set version_num = ?", (value,))
+        return str(connection.execute("select version_num from alembic_version").fetchone()[0])
+
+
+def test_the_default_is_a_database_in_the_output_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert default_tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert sqlite_path(default_tracking_uri(tmp_path)) == tmp_path / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somewhere:1")
+    assert default_tracking_uri(tmp_path) == "http://somewhere:1"
+
+
+def test_artifacts_live_beside_the_database(output_dir: Path) -> None:
+    uri = default_tracking_uri(output_dir)
+    client = open_store(uri)
+    created = experiment_id(client, uri, "first")
+    assert experiment_id(client, uri, "first") == created
+    assert client.get_experiment(created).artifact_location == (output_dir / "artifacts").as_uri()
+    client.delete_experiment(created)
+    with pytest.raises(ValueError, match="was deleted"):
+        experiment_id(client, uri, "first")
+
+
+@pytest.mark.parametrize(
+    ("written", "advice"),
+    [("ffffffffffff", "Install the MLflow that wrote it"), ("451aebb31d03", "mlflow db upgrade")],
+    ids=["newer", "older"],
+)
+def test_a_database_of_another_version_is_refused_and_left_alone(output_dir: Path, written: str, advice: str) -> None:
+    database = output_dir / "mlflow.db"
+    revision(database, written)
+    content = database.read_bytes()
+    with pytest.raises(ValueError, match=advice) as error:
+        open_store(default_tracking_uri(output_dir))
+    assert str(database) in str(error.value)
+    assert written in str(error.value)
+    assert database.read_bytes() == content
+
+
+def test_what_is_no_mlflow_database(tmp_path: Path) -> None:
+    text = tmp_path / "notes.db"
+    text.write_text("not a database at all, but long enough to be taken for one" * 20)
+    with pytest.raises(ValueError, match="not an MLflow database"):
+        open_store(f"sqlite:///{text}")
+    other = tmp_path / "other.db"
+    with sqlite3.connect(other) as connection:
+        connection.execute("create table mine (x)")
+    with pytest.raises(ValueError, match="not MLflow's"):
+        open_store(f"sqlite:///{other}")
+    with pytest.raises(ValueError, match="sqlite:///"):
+        open_store(str(tmp_path / "mlruns"))
+    (tmp_path / "folder.db").mkdir()
+    with pytest.raises(IsADirectoryError):
+        open_store(f"sqlite:///{tmp_path}/folder.db")
+
+
+def test_a_reader_does_not_create_a_database(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no run has been logged"):
+        open_store(f"sqlite:///{tmp_path}/mlflow.db", must_exist=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_way_of_the_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="a file is in the way"):
+        open_store(f"sqlite:///{tmp_path}/file/runs/mlflow.db")
+
+
+@pytest.mark.parametrize("scheme", ["http", "postgresql"])
+def test_an_unreachable_server_fails_in_seconds(scheme: str) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        start = time.monotonic()
+        with pytest.raises(ConnectionError, match=f"127.0.0.1:{port} does not answer"):
+            open_store(f"{scheme}://127.0.0.1:{port}")
+        assert time.monotonic() - start < 10
+
+
+def _open(uri: str, barrier: "multiprocessing.synchronize.Barrier", answers: "multiprocessing.Queue[str]") -> None:
+    try:
+        barrier.wait(60)
+        client = open_store(uri)
+        answers.put(experiment_id(client, uri, "shared"))
+    except BaseException as error:
+        answers.put(repr(error))
+
+
+@pytest.mark.slow
+def test_processes_may_create_the_database_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier, answers = context.Barrier(3), context.Queue()
+    uri = default_tracking_uri(tmp_path / "new")
+    workers = [context.Process(target=_open, args=(uri, barrier, answers)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    found = {answers.get(timeout=120) for _ in workers}
+    for worker in workers:
+        worker.join(60)
+    assert len(found) == 1
+    assert next(iter(found)).isdigit()
+    assert "alembic" not in capfd.readouterr().err.lower()
+
+
+def test_an_empty_file_becomes_a_database(tmp_path: Path, empty_store: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    path.touch()
+    open_store(f"sqlite:///{path}")
+    assert revision(path) == revision(empty_store)
+    copied = tmp_path / "copy.db"
+    shutil.copy(path, copied)
+    open_store(f"sqlite:///{copied}")
