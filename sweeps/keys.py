@@ -30,7 +30,7 @@ RESERVED: dict[str, str] = {
     "output_dir": "give --output-dir on the command line",
     "tracking": "give --tracking-uri on the command line; the experiment is the sweep's name",
     "config": "write the configuration under `base`",
-    "ckpt_path": "the sweep resumes runs from their checkpoints itself",
+    "resume": "the sweep resumes runs from their checkpoints itself",
 }
 
 

@@ -14,14 +14,18 @@ def print_plan(console: Console, plan: Plan, throughput: Throughput, workers: in
     table = Table(title=f"{spec.name}: {len(plan.cells)} cells", title_justify="left")
     factors = [name for name in spec.factors if any(name in cell.cell.labels for cell in plan.cells)]
     for name in factors:
-        table.add_column(name.rpartition(".")[2], overflow="fold")
-    for heading in ("parameters", "connections", "FLOPs/token", "tokens", "steps", "runs", "time"):
+        table.add_column(
+            name.rpartition(".")[2],
+            overflow="fold",
+            min_width=min(24, max(len(c.cell.labels.get(name, "")) for c in plan.cells)),
+        )
+    for heading in ("params", "added", "FLOPs/tok", "tokens", "steps", "runs", "time"):
         table.add_column(heading, justify="right")
     for cell in plan.cells:
         table.add_row(
             *(cell.cell.labels.get(name, "-") for name in factors),
-            f"{cell.params_total:,}",
-            f"{cell.params_connection:,}",
+            count(cell.params_total),
+            count(cell.params_connection),
             count(cell.flops_per_token),
             count(cell.tokens),
             f"{cell.steps:,}",
@@ -29,6 +33,10 @@ def print_plan(console: Console, plan: Plan, throughput: Throughput, workers: in
             duration(throughput.seconds(cell) * plan.runs_per_cell),
         )
     console.print(table)
+    console.print(
+        "params: the whole model; added: what the residual scheme adds; FLOPs of training; time: of all runs of the cell, one after another",
+        style="dim",
+    )
     for line in totals(plan, throughput, workers):
         console.print(line, highlight=False, soft_wrap=True)
 

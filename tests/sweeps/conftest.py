@@ -10,17 +10,7 @@ import pytest
 # Trial processes import the stand-ins by name and inherit this path.
 sys.path.insert(0, str(Path(__file__).parent))
 
-SWEEP = """
-name: stand-in
-base:
-  model: {{learning_rate: 0.01{model}}}
-  budget: {{tokens: 400}}
-factors:
-  scheme: [resnet, hc, mhc]
-  scheme.n_streams: [2, 4]
-seeds: [0, 1]
-{more}
-"""
+from sweep_stand_ins import SWEEP  # found through the path above
 
 
 @pytest.fixture

@@ -19,7 +19,19 @@ from typing import Any
 
 import yaml
 
-FIELDS = {"resnet": set(), "hc": {"n_streams"}, "mhc": {"n_streams", "sinkhorn_iterations"}}
+SWEEP = """
+name: stand-in
+base:
+  model: {{learning_rate: 0.01{model}}}
+  budget: {{tokens: 400}}
+factors:
+  scheme: [resnet, hc, mhc]
+  scheme.n_streams: [2, 4]
+seeds: [0, 1]
+{more}
+"""
+
+FIELDS: dict[str, set[str]] = {"resnet": set(), "hc": {"n_streams"}, "mhc": {"n_streams", "sinkhorn_iterations"}}
 VALIDATIONS = 4
 
 
@@ -68,12 +80,16 @@ def train(
     _misbehave(model.get("stand_in", {}), checkpoint)
     budget = config["budget"]["tokens"]
     final = final_loss(config)
+
+    def loss_at(tokens: int) -> float:
+        return final * (1 + 1 / tokens) - final / budget
+
     try:
         for tokens in range(budget // VALIDATIONS, budget + 1, budget // VALIDATIONS):
             if tokens <= done:
                 continue
             time.sleep(model.get("stand_in", {}).get("seconds", 0.0) / VALIDATIONS)
-            loss = final * (1 + 1 / tokens) - final / budget
+            loss = loss_at(tokens)
             client.log_metric(run_id, names.VAL_LOSS, loss, step=tokens)
             client.log_metric(run_id, names.PROGRESS_TOKENS, tokens, step=tokens)
             replacement = checkpoint.with_suffix(".new")
@@ -84,7 +100,7 @@ def train(
     except Pruned:
         return _end(client, run_id, "pruned", loss, tokens)
     diverged = not math.isfinite(final)
-    return _end(client, run_id, "diverged" if diverged else "complete", None if diverged else loss, budget)
+    return _end(client, run_id, "diverged" if diverged else "complete", None if diverged else loss_at(budget), budget)
 
 
 def final_loss(config: dict[str, Any]) -> float:
