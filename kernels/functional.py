@@ -81,7 +81,7 @@ def mhc_coefficients(
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """`reference.mhc_coefficients`: x [..., n, C] -> pre, post [..., n] and res [..., n, n] (None with 2n rows in phi)."""
-    n, C = x.shape[-2:]
+    n, _C = x.shape[-2:]
     if not (plain(order, start, sinkhorn_eps) and use_triton(x, backend, n)):
         return reference.mhc_coefficients(
             x, phi, alpha, bias, iterations, eps, order=order, start=start, sinkhorn_eps=sinkhorn_eps

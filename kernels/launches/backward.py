@@ -1,5 +1,7 @@
 """The boundary backward as a sequence of kernel launches: sums of the read, gates, the gradient of x' gathered, and scattered to x and y."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -29,7 +31,7 @@ def backward(
 ) -> Gradients:
     """Gradients of every input of `forward` from those of its outputs; ``pre`` is the one read with, given or computed."""
     M, n, C = x.shape
-    wide = dict(device=x.device, dtype=torch.float32)
+    wide: dict[str, Any] = {"device": x.device, "dtype": torch.float32}
     projects = plan.gates != "none"
     reads = plan.reads and du is not None
     found_dpre = torch.empty(n, M, **wide) if reads else None
@@ -57,7 +59,10 @@ def backward(
     g = q = dscale = dbias = None
     K = KP = squares = 1
     if projects:
-        assert phi is not None and scale is not None and bias is not None and kept is not None
+        assert phi is not None
+        assert scale is not None
+        assert bias is not None
+        assert kept is not None
         K = phi.shape[0]
         KP = tiles.coefficient_tile(K)
         squares = n if plan.streamwise else 1
@@ -86,7 +91,8 @@ def backward(
     assert gradient is not None
     dx, dy, dpost_in, dres_in = gradient, None, None, None
     if plan.writes:
-        assert y is not None and post is not None
+        assert y is not None
+        assert post is not None
         dx, dy, dpost_in, dres_in = scatter_gradient(plan, x, y, post, res, gradient)
     dpre_in = None
     if not projects and found_dpre is not None:
@@ -108,7 +114,7 @@ def gather_gradient(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The gradients of x', phi and the norm's weight."""
     M, n, C = joined.shape
-    wide = dict(device=joined.device, dtype=torch.float32)
+    wide: dict[str, Any] = {"device": joined.device, "dtype": torch.float32}
     K = KP = squares = 1
     if phi is not None:
         assert q is not None
@@ -224,24 +230,24 @@ def gates_backward(
     tile = tiles.gates_tile(M)
     programs = cdiv(M, tile.tokens)
     partial = torch.empty(programs, 2 * K, device=g.device, dtype=torch.float32)
-    common = dict(
-        n=n,
-        C=C,
-        K=K,
-        KP=KP,
-        READS=found_dpre is not None,
-        OUTER=dpre is not None,
-        POSTS=dpost is not None,
-        MIXED=dres is not None,
-        BT=tile.tokens,
-        num_warps=tile.warps,
-    )
+    common: dict[str, Any] = {
+        "n": n,
+        "C": C,
+        "K": K,
+        "KP": KP,
+        "READS": found_dpre is not None,
+        "OUTER": dpre is not None,
+        "POSTS": dpost is not None,
+        "MIXED": dres is not None,
+        "BT": tile.tokens,
+        "num_warps": tile.warps,
+    }
     if plan.streamwise:
         gates.hc_gates_backward_kernel[(programs,)](
             kept, scale, found_dpre, dpre, dpost, dres, g, q, partial, M, TANH=plan.gates == "hc-tanh", **common
         )
     else:
-        mixes = K > 2 * n
+        mixes = 2 * n < K
         pairs = max(1, plan.iterations - 1) if mixes and dres is not None else 1
         scratch = torch.empty(pairs, 2 * n, M, device=g.device, dtype=torch.float32)
         gates.mhc_gates_backward_kernel[(programs,)](

@@ -1,5 +1,7 @@
 """The boundary forward as a sequence of kernel launches on plain contiguous tensors: write, project, gates, read."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,7 @@ def forward(
     kept = new_post = new_res = None
     projects = plan.gates != "none"
     K = KP = squares = 1
-    wide = dict(device=x.device, dtype=torch.float32)
+    wide: dict[str, Any] = {"device": x.device, "dtype": torch.float32}
     if projects:
         assert phi is not None
         K = phi.shape[0]
@@ -41,13 +43,21 @@ def forward(
         projected, sums, parts = project(source, phi, squares, KP)
     if projects:
         assert bias is not None
-        mixes = plan.streamwise or K > 2 * n
+        mixes = plan.streamwise or 2 * n < K
         pre, new_post = torch.empty(M, n, **wide), torch.empty(M, n, **wide)
         new_res = torch.empty(M, n, n, **wide) if mixes else None
         kept = torch.empty(K + squares, M, **wide)
         gate = tiles.gates_tile(M)
         grid = (cdiv(M, gate.tokens),)
-        common = dict(n=n, C=C, K=K, KP=KP, SPLITS=parts, BT=gate.tokens, num_warps=gate.warps)
+        common: dict[str, Any] = {
+            "n": n,
+            "C": C,
+            "K": K,
+            "KP": KP,
+            "SPLITS": parts,
+            "BT": gate.tokens,
+            "num_warps": gate.warps,
+        }
         if M and plan.streamwise:
             gates.hc_gates_kernel[grid](
                 projected,

@@ -1,11 +1,8 @@
 """What one boundary does, what comes out of it, and the gradients that go back."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
-
-Gates = Literal["none", "mhc", "hc-tanh", "hc-linear"]
 
 
 @dataclass(frozen=True)
@@ -14,7 +11,7 @@ class Boundary:
 
     writes: bool
     mixes: bool  # res is given
-    gates: Gates
+    gates: str  # none, mhc, hc-tanh or hc-linear
     reads: bool
     norms: bool
     iterations: int = 20

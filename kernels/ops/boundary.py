@@ -33,11 +33,12 @@ def boundary(
     from resbench.kernels.launches.plan import Boundary
 
     plan = Boundary(y is not None, res is not None, gates, reads, norms, iterations, eps, norm_eps)
-    tensors = (x, y, post, res, pre, phi, scale, bias, weight)
+    rest = [None if t is None else t.contiguous() for t in (y, post, res, pre, phi, scale, bias, weight)]
     with torch.cuda.device_of(x):
-        out = forward.forward(plan, *(None if t is None else t.contiguous() for t in tensors))
+        out = forward.forward(plan, x.contiguous(), *rest)
     found = (out.joined, out.u, out.pre, out.post, out.res, out.kept)
-    return tuple(x.new_empty(0) if t is None else t for t in found)  # type: ignore[return-value]
+    joined, u, found_pre, found_post, found_res, kept = (x.new_empty(0) if t is None else t for t in found)
+    return joined, u, found_pre, found_post, found_res, kept
 
 
 @boundary.register_fake
@@ -69,10 +70,11 @@ def _(
         assert phi is not None
         K = phi.shape[0]
         absent[2], absent[3] = x.new_empty(M, n, dtype=wide), x.new_empty(M, n, dtype=wide)
-        if K > 2 * n:
+        if 2 * n < K:
             absent[4] = x.new_empty(M, n, n, dtype=wide)
         absent[5] = x.new_empty(K + (n if gates.startswith("hc") else 1), M, dtype=wide)
-    return tuple(absent)  # type: ignore[return-value]
+    joined, u, found_pre, found_post, found_res, kept = absent
+    return joined, u, found_pre, found_post, found_res, kept
 
 
 @torch.library.custom_op("resbench::boundary_backward", mutates_args=())
@@ -104,11 +106,13 @@ def boundary_backward(
     from resbench.kernels.launches.plan import Boundary
 
     plan = Boundary(y is not None, res is not None, gates, du is not None, norms, iterations, eps, norm_eps)
-    tensors = (x, y, post, res, joined, pre, phi, scale, bias, weight, kept, dout, du, dpre, dpost, dres)
+    tensors = (y, post, res, joined, pre, phi, scale, bias, weight, kept, dout, du, dpre, dpost, dres)
+    rest = [None if t is None else t.contiguous() for t in tensors]
     with torch.cuda.device_of(x):
-        out = backward.backward(plan, *(None if t is None else t.contiguous() for t in tensors))
+        out = backward.backward(plan, x.contiguous(), *rest)
     found = (out.x, out.y, out.post, out.res, out.pre, out.phi, out.scale, out.bias, out.weight)
-    return tuple(x.new_empty(0) if t is None else t for t in found)  # type: ignore[return-value]
+    dx, dy, dp, dr, dpre_in, dphi, dscale, dbias, dweight = (x.new_empty(0) if t is None else t for t in found)
+    return dx, dy, dp, dr, dpre_in, dphi, dscale, dbias, dweight
 
 
 @boundary_backward.register_fake

@@ -4,6 +4,8 @@
 [squares, M]. The backward writes ``g`` = d loss / d (projection of x'), q = the coefficient with which the norm returns x' itself, and per
 program the partial sums of the gradients of scale and bias, added later in a fixed order.
 """
+# mypy: ignore-errors
+# (Triton's language in Python's syntax: tuples grow, arguments have no annotations.)
 
 import triton
 import triton.language as tl

@@ -4,6 +4,8 @@
 streams and walks a range of tokens, BT at a time: phi's slab stays on chip and so does its gradient ``sum_t g[t, k] x'[t, j]``, which leaves as one
 partial sum per range of tokens, added later in a fixed order. Nothing is atomic, so every run gives the same bits.
 """
+# mypy: ignore-errors
+# (Triton's language in Python's syntax: tuples grow, arguments have no annotations.)
 
 import triton
 import triton.language as tl

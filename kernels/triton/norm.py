@@ -2,6 +2,8 @@
 
 The backward pass runs one program per share of the rows, so the weight's gradient leaves as one partial sum per program, added in a fixed order.
 """
+# mypy: ignore-errors
+# (Triton's language in Python's syntax: tuples grow, arguments have no annotations.)
 
 import triton
 import triton.language as tl

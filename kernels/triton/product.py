@@ -1,4 +1,6 @@
 """The matrix product all kernels use: bf16 on tensor cores, float32 as three TF32 products."""
+# mypy: ignore-errors
+# (Triton's language in Python's syntax: tuples grow, arguments have no annotations.)
 
 import os
 

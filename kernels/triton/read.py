@@ -3,6 +3,8 @@
 The norm's gradient needs sums over all columns before any column can be finished. Both sums per stream come from one pass over x and du:
 ``a_j = <w du, x_j>`` and ``b_j = <v, x_j>`` with v the read before the norm; then |v|^2 = sum_j pre_j b_j and <w du, v> = sum_j pre_j a_j.
 """
+# mypy: ignore-errors
+# (Triton's language in Python's syntax: tuples grow, arguments have no annotations.)
 
 import triton
 import triton.language as tl

@@ -3,6 +3,8 @@
 ``dx[i] = sum_o res[o, i] G[o]``, ``dy = sum_o post[o] G[o]``, ``dpost[o] = <G[o], y>``, ``dres[o, i] = <G[o], x[i]>``. A program owns BT whole
 tokens, with a warp or more per token, so that the inner products never leave it.
 """
+# mypy: ignore-errors
+# (Triton's language in Python's syntax: tuples grow, arguments have no annotations.)
 
 import triton
 import triton.language as tl

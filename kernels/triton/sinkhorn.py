@@ -4,6 +4,8 @@ Forward and backward follow `reference.sinkhorn` (columns first, exp, no eps): t
 backward pass differentiates the truncated iteration exactly. It repeats the forward keeping only the 2n sums of each pair (in `sums_ptr`,
 written and read back by the same lane), then undoes one normalisation after another: M before = M after x its sums.
 """
+# mypy: ignore-errors
+# (Triton's language in Python's syntax: tuples grow, arguments have no annotations.)
 
 import triton
 import triton.language as tl

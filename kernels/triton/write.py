@@ -5,6 +5,8 @@ and a range of columns, and runs on tensor cores; phi comes as two bf16 parts (h
 as float32 with three TF32 products for other dtypes. Both in one kernel cost more than x' read twice: the tile would change its layout
 between the mixing and the product (NOTES.md).
 """
+# mypy: ignore-errors
+# (Triton's language in Python's syntax: tuples grow, arguments have no annotations.)
 
 import triton
 import triton.language as tl
