@@ -6,7 +6,6 @@ Metrics are the last logged value; their histories are in `resbench.results.curv
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +27,9 @@ RESULTS = ("complete", "diverged", "oom")
 
 FINAL = "final"
 """The phase whose runs are ranked; runs of a search only chose hyper-parameters."""
+
+INFINITE = 1e300
+"""Numbers from here on stand for infinity, which databases cannot hold: MLflow writes the largest double instead."""
 
 PAGE = 1000
 """Runs asked of the store at a time."""
@@ -197,7 +199,7 @@ def _outcome(tag: str | None, status: str, val_loss: float | None) -> str:
     """What became of a run. A tag left at `running` by a killed process gives way to MLflow's status."""
     if tag in (None, "running"):
         tag = {"FINISHED": "complete", "FAILED": "failed", "KILLED": "failed"}.get(status, "running")
-    if tag == "complete" and (val_loss is None or not math.isfinite(val_loss)):
+    if tag == "complete" and (val_loss is None or not abs(val_loss) < INFINITE):
         return "failed"
     return str(tag)
 
@@ -222,5 +224,5 @@ def _series(column: Column, records: list[dict[str, Any]]) -> pd.Series[Any]:
     if column.dtype == "string":
         return pd.Series(values, dtype="string")
     numbers = pd.to_numeric(pd.Series(values, dtype="object"), errors="coerce").astype("float64")
-    finite = numbers.where(numbers.abs() != math.inf)
+    finite = numbers.where(numbers.abs() < INFINITE)
     return finite.round().astype("Int64") if column.dtype == "Int64" else finite

@@ -108,7 +108,9 @@ def difference_numbers(leaderboard: Leaderboard) -> pd.DataFrame:
                         "detectable": cell.comparison.detectable,
                     }
                 )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype(
+        dict.fromkeys(("difference", "low", "high", "p_holm", "detectable"), "float64") if rows else {}
+    )
 
 
 def cost_numbers(leaderboard: Leaderboard) -> pd.DataFrame:

@@ -1,0 +1,85 @@
+"""Stores of simulated runs, made once a session, and leaderboards built from them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import simulated
+from mlflow import MlflowClient
+
+from resbench.harness.store import open_store
+from resbench.results import browser
+from resbench.results.leaderboard import Leaderboard, make_leaderboard
+from resbench.results.runs import load_runs
+
+SCRIPT = "<script>alert(1)</script>"
+MARKUP = 'a | b `c` *d* "e" $\\frac{ & <img src=x onerror=alert(2)>'
+
+
+@dataclass(frozen=True)
+class Store:
+    """A tracking URI and a client for it."""
+
+    uri: str
+    client: MlflowClient
+
+
+@pytest.fixture(scope="session")
+def new_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """An MLflow store with nothing in it; tests write to experiments of their own."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+    return Store(uri, open_store(uri))
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with three studies.
+
+    `demo`: four schemes x two sizes x seeds 0, 1, 2, all complete; then, at 400k, seed 3 with resnet complete, mhc diverged and hc
+    failed, and one run of a search. `hostile`: schemes with names that would like to be code. `single`: one seed.
+    """
+    folder = tmp_path_factory.mktemp("studies")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    client = open_store(uri)
+    artifacts = (folder / "artifacts").as_uri()
+    demo = simulated.simulate_sweep(client, "demo", artifacts=artifacts)
+    for scheme, outcome in ((simulated.RESNET, "complete"), (simulated.MHC, "diverged"), (simulated.HC, "failed")):
+        simulated.simulate_run(client, demo, scheme, size="400k", seed=3, outcome=outcome)
+    simulated.simulate_run(client, demo, simulated.HC, size="100k", seed=1000, phase="search")
+    hostile = [
+        simulated.RESNET,
+        simulated.Scheme(SCRIPT, gain=1.2),
+        simulated.Scheme("mhc", label=MARKUP, gain=1.0),
+        simulated.Scheme("_hidden"),
+    ]
+    simulated.simulate_sweep(client, "hostile", hostile, ["100k"], [0, 1], artifacts=artifacts)
+    simulated.simulate_sweep(client, "single", simulated.DEMO[:2], ["100k"], [0], artifacts=artifacts)
+    return Store(uri, client)
+
+
+@pytest.fixture(scope="session")
+def demo_runs(store: Store) -> pd.DataFrame:
+    return load_runs(store.uri, "demo")
+
+
+@pytest.fixture(scope="session")
+def demo(demo_runs: pd.DataFrame) -> Leaderboard:
+    return make_leaderboard(demo_runs, "demo")
+
+
+@pytest.fixture(scope="session")
+def needs_browser() -> None:
+    """Skips, saying why, where no browser can be driven; fails instead where RESBENCH_REQUIRE_BROWSER is set."""
+    reason = browser.missing()
+    if reason and os.environ.get("RESBENCH_REQUIRE_BROWSER"):
+        pytest.fail(f"RESBENCH_REQUIRE_BROWSER is set, but {reason}")
+    if reason:
+        pytest.skip(reason)
