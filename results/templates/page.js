@@ -46,5 +46,8 @@
     }
     count.textContent = shown === rows.length ? `${shown} rows` : `${shown} of ${rows.length} rows`;
   };
-  for (const control of [filter, size, scheme]) control.addEventListener("input", narrow);
+  for (const control of [filter, size, scheme]) {
+    for (const event of ["input", "change"]) control.addEventListener(event, narrow);
+  }
+  narrow(); // a browser that restores a form on reload restores what it filtered by as well
 })();
