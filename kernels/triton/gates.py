@@ -37,7 +37,7 @@ def tanh(x):
 
 
 @triton.jit
-def inverse_rms(squares_ptr, s, rows, live, M, eps, SPLITS: tl.constexpr, SQUARES: tl.constexpr, WIDTH: tl.constexpr):
+def inverse_rms(squares_ptr, s, rows, live, M, eps, SPLITS: tl.constexpr, SQUARES: tl.constexpr, WIDTH):
     total = tl.load(squares_ptr + s * M + rows, mask=live, other=1.0)
     for split in tl.static_range(1, SPLITS):
         total += tl.load(squares_ptr + (split * SQUARES + s) * M + rows, mask=live, other=0.0)
@@ -52,7 +52,7 @@ def projection(projected_ptr, k, rows, live, M, SPLITS: tl.constexpr, KP: tl.con
     return total
 
 
-@triton.jit(do_not_specialize=["M", "iterations"])
+@triton.jit(do_not_specialize=["M", "C", "iterations"])
 def mhc_gates_kernel(
     projected_ptr,  # [SPLITS, M, KP]
     squares_ptr,  # [SPLITS, 1, M]
@@ -65,8 +65,8 @@ def mhc_gates_kernel(
     M,
     iterations,
     eps,
+    C,
     n: tl.constexpr,
-    C: tl.constexpr,
     K: tl.constexpr,
     KP: tl.constexpr,
     SPLITS: tl.constexpr,
@@ -98,7 +98,7 @@ def mhc_gates_kernel(
             tl.store(res_ptr + rows * (n * n) + e, matrix[e], mask=live)
 
 
-@triton.jit(do_not_specialize=["M", "iterations"])
+@triton.jit(do_not_specialize=["M", "C", "iterations"])
 def mhc_gates_backward_kernel(
     kept_ptr,  # [K + 1, M]
     alpha_ptr,
@@ -113,8 +113,8 @@ def mhc_gates_backward_kernel(
     partial_ptr,  # [programs, 2K] written: d alpha per coefficient, then d bias
     M,
     iterations,
+    C,
     n: tl.constexpr,
-    C: tl.constexpr,
     K: tl.constexpr,
     KP: tl.constexpr,
     MIXES: tl.constexpr,
@@ -174,7 +174,7 @@ def mhc_gates_backward_kernel(
     tl.store(q_ptr + rows, -share * inverse * inverse / (n * C), mask=live)
 
 
-@triton.jit(do_not_specialize=["M"])
+@triton.jit(do_not_specialize=["M", "C"])
 def hc_gates_kernel(
     projected_ptr,  # [SPLITS, M, KP], row j (n + 2) + c: stream j, coefficient c (pre, post, then one per output stream)
     squares_ptr,  # [SPLITS, n, M]
@@ -186,8 +186,8 @@ def hc_gates_kernel(
     kept_ptr,  # [K + n, M], written
     M,
     eps,
+    C,
     n: tl.constexpr,
-    C: tl.constexpr,
     K: tl.constexpr,
     KP: tl.constexpr,
     SPLITS: tl.constexpr,
@@ -220,7 +220,7 @@ def hc_gates_kernel(
                 tl.store(res_ptr + rows * (n * n) + (c - 2) * n + j, value, mask=live)
 
 
-@triton.jit(do_not_specialize=["M"])
+@triton.jit(do_not_specialize=["M", "C"])
 def hc_gates_backward_kernel(
     kept_ptr,  # [K + n, M]
     scale_ptr,
@@ -232,8 +232,8 @@ def hc_gates_backward_kernel(
     q_ptr,  # [n, M], written
     partial_ptr,  # [programs, 2K], written: d scale per coefficient, then d static
     M,
+    C,
     n: tl.constexpr,
-    C: tl.constexpr,
     K: tl.constexpr,
     KP: tl.constexpr,
     TANH: tl.constexpr,

@@ -1,0 +1,302 @@
+"""Timings on one GPU: copy bandwidth first, then the sublayer and the baseline's, forward and backward, against the byte floor and other
+implementations. Nothing is timed that does not pass the check.
+
+A sublayer is timed with an identity branch: its boundary takes streams x and the branch's output y and returns x', the next branch's input and
+the next coefficients, with random cotangents for all of them. The floor is that of two kernels (write, then read) that move every stream once:
+3S + 2c forward and 5S + 3c backward, S = n c, c = one vector of C in the streams' dtype. Times are medians of CUDA graph replays where the
+implementation can be captured, else of launches from Python.
+"""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from resbench.kernels import functional, peers, reference
+from resbench.kernels.cases import make
+from resbench.kernels.check import check
+
+SHAPES = (
+    (16384, 4, 2560),
+    (16384, 4, 4096),
+    (16384, 4, 7168),
+    (32768, 4, 512),
+    (32768, 4, 768),
+    (32768, 4, 1024),
+    (32768, 4, 1280),
+    (32768, 4, 2048),
+    (16384, 2, 1024),
+    (16384, 2, 2560),
+    (16384, 8, 1024),
+    (16384, 8, 2560),
+)
+"""(tokens, streams, width), bfloat16."""
+
+COMPILED = ((16384, 4, 2560), (16384, 4, 4096), (32768, 4, 1024))
+"""Where torch.compile takes part too: it spends up to a minute on each shape."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One implementation of one operation at one shape. Times in ms; ``over_floor`` is time / (bytes of the floor / copy bandwidth)."""
+
+    operation: str
+    implementation: str
+    tokens: int
+    streams: int
+    width: int
+    iterations: int
+    forward_ms: float
+    both_ms: float
+    forward_over_floor: float
+    backward_over_floor: float
+    both_over_floor: float
+    kept_over_streams: float
+    launches: int
+    captured: bool
+
+
+@dataclass
+class Report:
+    """Where the measurements were made, the copy bandwidth of the same run, and the rows."""
+
+    environment: dict[str, Any]
+    copy_bytes_per_s: float
+    rows: list[Row] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "environment": self.environment,
+            "copy_bytes_per_s": self.copy_bytes_per_s,
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+
+def run(peers: bool, quick: bool = False, checked: bool = True) -> Report | None:
+    """Measure; None if an operation fails the check."""
+    if checked and not passes():
+        return None
+    report = Report(environment(), copy_bandwidth())
+    for tokens, n, width in (SHAPES[1], SHAPES[4]) if quick else SHAPES:
+        for name, step in sublayers(n, 20, peers, (tokens, n, width) in COMPILED).items():
+            tensors = sublayer_tensors(tokens, n, width)
+            measure(report, "sublayer", name, step, tensors, tokens, n, width, 20)
+        torch.cuda.empty_cache()
+    for iterations in (1, 50):
+        step = sublayers(4, iterations, False, False)["resbench"]
+        measure(report, "sublayer", "resbench", step, sublayer_tensors(16384, 4, 2560), 16384, 4, 2560, iterations)
+    for tokens, width in ((16384, 4096), (32768, 1024)):
+        for name, step in baselines(peers).items():
+            tensors = baseline_tensors(tokens, width)
+            measure(report, "add_rms_norm", name, step, tensors, tokens, 1, width, 0)
+    return report
+
+
+def passes() -> bool:
+    """The sublayer and the baseline pass the check on this GPU."""
+    for name in ("mhc_boundary", "add_rms_norm"):
+        for shape in ((130, 4, 200), (4096, 4, 2560)):
+            case = make(name, *shape, torch.bfloat16, "cuda")
+            if not all(finding.passed for finding in check(case, shape, torch.bfloat16, 20)):
+                return False
+    return True
+
+
+def environment() -> dict[str, Any]:
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "gpu": properties.name,
+        "multiprocessors": properties.multi_processor_count,
+        "l2_bytes": properties.L2_cache_size,
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "cuda": torch.version.cuda,
+        "dtype": "bfloat16",
+    }
+
+
+def copy_bandwidth() -> float:
+    """Bytes per second, read plus written, of a 2 GiB device-to-device copy."""
+    source = torch.empty(2**31, dtype=torch.uint8, device="cuda").random_()
+    target = torch.empty_like(source)
+    return 2 * source.numel() / (median_ms(lambda: target.copy_(source)) * 1e-3)
+
+
+def sublayers(
+    n: int, iterations: int, with_peers: bool, compiled: bool
+) -> dict[str, Callable[[dict[str, Tensor]], Any]]:
+    """Implementations of one sublayer, by name."""
+
+    def ours(t: dict[str, Tensor]) -> Any:
+        return functional.mhc_boundary(
+            t["x"], t["y"], t["post"], t["res"], t["phi"], t["alpha"], t["bias"], t["weight"], iterations
+        )
+
+    def eager(t: dict[str, Tensor]) -> Any:
+        return reference.mhc_boundary(
+            t["x"], t["y"], t["post"], t["res"], t["phi"], t["alpha"], t["bias"], t["weight"], iterations
+        )
+
+    found: dict[str, Callable[[dict[str, Tensor]], Any]] = {"resbench": ours}
+    if n == 4:
+        found["torch"] = eager
+    if compiled:
+        found["torch.compile"] = torch.compile(eager, dynamic=False)
+    if with_peers and n == 4:
+        liger = peers.liger_sublayer(iterations)
+        found |= {} if liger is None else {"liger-kernel": liger}
+    return found
+
+
+def sublayer_tensors(tokens: int, n: int, width: int) -> dict[str, Tensor]:
+    """Leaves with gradients. phi_t and alpha_* are the same parameters in the layout other implementations take."""
+    case = make("mhc_boundary", tokens, n, width, torch.bfloat16, "cuda", backend="auto")
+    tensors = {k: v for k, v in case.inputs.items() if v is not None}
+    tensors["weight"] = tensors.pop("norm_weight")
+    tensors["phi_t"] = tensors["phi"].T.contiguous()
+    for name, value in zip(("pre", "post", "res"), tensors["alpha"], strict=True):
+        tensors[f"alpha_{name}"] = value
+    return {k: v.detach().clone().requires_grad_() for k, v in tensors.items()}
+
+
+def baselines(with_peers: bool) -> dict[str, Callable[[dict[str, Tensor]], Any]]:
+    """Implementations of the resnet boundary, by name."""
+
+    def wrap(call: Callable[..., Any]) -> Callable[[dict[str, Tensor]], Any]:
+        return lambda t: call(t["x"], t["y"], t["weight"])
+
+    found = {
+        "resbench": wrap(functional.add_rms_norm),
+        "torch": wrap(reference.add_rms_norm),
+        "torch.compile": torch.compile(wrap(reference.add_rms_norm), dynamic=False),
+    }
+    liger = peers.liger_add_rms_norm() if with_peers else None
+    return found | ({} if liger is None else {"liger-kernel": wrap(liger)})
+
+
+def baseline_tensors(tokens: int, width: int) -> dict[str, Tensor]:
+    case = make("add_rms_norm", tokens, 1, width, torch.bfloat16, "cuda", backend="auto")
+    return {k: v.detach().clone().requires_grad_() for k, v in case.inputs.items() if v is not None}
+
+
+def floor_bytes(operation: str, tokens: int, n: int, width: int) -> tuple[int, int]:
+    """(forward, backward) bytes: two streams in and two out for the baseline; 3S + 2c and 5S + 3c for the sublayer."""
+    c = 2 * width * tokens
+    if operation == "add_rms_norm":
+        return 4 * c, 4 * c
+    return (3 * n + 2) * c, (5 * n + 3) * c
+
+
+def measure(
+    report: Report,
+    operation: str,
+    implementation: str,
+    step: Callable[[dict[str, Tensor]], Any],
+    tensors: dict[str, Tensor],
+    tokens: int,
+    n: int,
+    width: int,
+    iterations: int,
+) -> None:
+    """Add a row; an implementation that fails is added with infinite times and its error printed, never left out."""
+    try:
+        with torch.no_grad():
+            cotangents = [torch.randn_like(t) for t in step(tensors) if t is not None]
+
+        def both() -> None:
+            for tensor in tensors.values():
+                tensor.grad = None
+            outputs = [t for t in step(tensors) if t is not None]
+            torch.autograd.backward(outputs, cotangents)
+
+        def forward() -> None:
+            with torch.no_grad():
+                step(tensors)
+
+        forward_ms, captured = time(forward)
+        both_ms, both_captured = time(both)
+        kept, launches = kept_bytes(lambda: step(tensors), tensors), count_launches(both)
+    except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError) as error:
+        print(f"{implementation} failed at {tokens} x {n} x {width}: {str(error)[:300]}")
+        forward_ms = both_ms = float("inf")
+        kept, launches, captured, both_captured = 0, 0, False, False
+    floors = [b / report.copy_bytes_per_s * 1e3 for b in floor_bytes(operation, tokens, n, width)]
+    report.rows.append(
+        Row(
+            operation,
+            implementation,
+            tokens,
+            n,
+            width,
+            iterations,
+            forward_ms,
+            both_ms,
+            forward_ms / floors[0],
+            (both_ms - forward_ms) / floors[1],
+            both_ms / sum(floors),
+            kept / (2 * n * width * tokens),
+            launches,
+            captured and both_captured,
+        )
+    )
+
+
+def time(call: Callable[[], Any]) -> tuple[float, bool]:
+    """(median ms, whether it was a CUDA graph that was replayed)."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            call()
+    except RuntimeError:
+        torch.cuda.synchronize()
+        return median_ms(call), False
+    return median_ms(graph.replay), True
+
+
+def median_ms(call: Callable[[], Any], repeats: int = 20) -> float:
+    """Median over runs between CUDA events, after three warm-up runs."""
+    for _ in range(3):
+        call()
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
+    for start, end in events:
+        start.record()
+        call()
+        end.record()
+    torch.cuda.synchronize()
+    return statistics.median(start.elapsed_time(end) for start, end in events)
+
+
+def kept_bytes(call: Callable[[], Any], tensors: dict[str, Tensor]) -> int:
+    """Bytes autograd keeps for the backward pass, each storage once; parameters and the incoming streams do not count."""
+    given = {t.untyped_storage().data_ptr() for name, t in tensors.items() if name != "y"}
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in given:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = call()
+    del outputs
+    return sum(seen.values())
+
+
+def count_launches(call: Callable[[], Any]) -> int:
+    """Kernels and copies on the device in one call."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        call()
+        torch.cuda.synchronize()
+    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())

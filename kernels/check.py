@@ -1,0 +1,120 @@
+"""The correctness bar: every operation against its float64 definition, random cotangents, relative L2 error, bitwise repetition."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from resbench.kernels.cases import Call, Case, make
+
+GPU_SHAPES = (
+    (1, 4, 64),
+    (37, 4, 320),
+    (130, 4, 200),
+    (77, 2, 192),
+    (33, 8, 96),
+    (65, 3, 136),
+    (70, 1, 256),
+    (4096, 4, 5120),
+    (0, 4, 64),
+)
+"""(tokens, streams, width) checked on a GPU."""
+
+CPU_SHAPES = ((1, 4, 32), (19, 4, 40), (17, 2, 24), (6, 8, 16), (9, 3, 20), (5, 1, 48), (0, 4, 32))
+"""The same in the interpreter, whose cost is per operation."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Worst error of one operation at one shape, over its outputs or its gradients, against the bar."""
+
+    operation: str
+    shape: tuple[int, int, int]
+    dtype: str
+    iterations: int
+    quantity: str
+    error: float
+    bar: float
+    repeats: bool
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.bar and self.repeats
+
+
+def bar(quantity: str, dtype: torch.dtype, interpreted: bool) -> float:
+    """The largest relative L2 error that passes, by what is compared and the streams' dtype.
+
+    float32 streams must be float32-exact. With 16-bit streams, what is stored in 16 bits may be off by its rounding, and so may a gradient
+    that passes through one; coefficients and the gradients of scale and bias never do. The interpreter cuts bf16 off instead of rounding: there
+    even x' differs from the definition's, and float32 is the test that counts.
+    """
+    if dtype == torch.float32:
+        return 1e-5
+    if interpreted and dtype == torch.bfloat16:
+        return 9e-3 if quantity in ("joined", "u") else 5e-2
+    if quantity in ("pre", "post", "res", "logits", "d logits", "d alpha", "d bias", "d scale", "d static"):
+        return 1e-4
+    return 3e-3 if quantity in ("joined", "u") else 5e-3
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    """||found - wanted|| / ||wanted||; NaN counts as infinite."""
+    if wanted.numel() == 0:
+        return 0.0
+    error = (found.double() - wanted).norm() / wanted.norm().clamp_min(1e-30)
+    return float("inf") if torch.isnan(error) else float(error)
+
+
+def run(call: Call, inputs: dict[str, Tensor | None], outputs: tuple[str, ...], seed: int) -> dict[str, Tensor]:
+    """Outputs, and the gradients of a random weighting of them, named."""
+    leaves = {k: None if v is None else v.detach().clone().requires_grad_() for k, v in inputs.items()}
+    found = call(*leaves.values())
+    named = {k: v for k, v in zip(outputs, found, strict=True) if v is not None}
+    generator = torch.Generator().manual_seed(seed)
+    total = None
+    for v in named.values():
+        # drawn in the dtype the kernels see, so that both sides get the same numbers
+        cotangent = torch.randn(v.shape, generator=generator).bfloat16().to(v.device, v.dtype)
+        term = (v * cotangent).sum()
+        total = term if total is None else total + term
+    assert total is not None
+    total.backward()
+    gradients = {f"d {k}": v.grad for k, v in leaves.items() if v is not None and v.grad is not None}
+    return {k: v.detach() for k, v in named.items()} | gradients
+
+
+def check(case: Case, shape: tuple[int, int, int], dtype: torch.dtype, iterations: int) -> list[Finding]:
+    """Compare one case with its definition. Raises nothing: a failure is a finding."""
+    interpreted = next(v for v in case.inputs.values() if v is not None).device.type == "cpu"
+    found = run(case.call, case.inputs, case.outputs, seed=1)
+    again = run(case.call, case.inputs, case.outputs, seed=1)
+    repeats = all(torch.equal(found[k], again[k]) for k in found)
+    doubles = {k: None if v is None else v.double() for k, v in case.inputs.items()}
+    wanted = run(case.define, doubles, case.outputs, seed=1)
+    findings = []
+    for quantity in wanted:
+        error = relative(found[quantity], wanted[quantity]) if quantity in found else float("inf")
+        limit = bar(quantity, dtype, interpreted)
+        name = str(dtype).removeprefix("torch.")
+        findings.append(Finding(case.name, shape, name, iterations, quantity, error, limit, repeats))
+    return findings
+
+
+def suite(device: str, operations: tuple[str, ...]) -> list[Finding]:
+    """Every operation over the shapes of the device, dtypes and iteration counts."""
+    shapes = GPU_SHAPES if device == "cuda" else CPU_SHAPES
+    findings = []
+    for operation in operations:
+        for position, shape in enumerate(shapes):
+            tokens, n, width = shape
+            everywhere = torch.bfloat16 if device == "cuda" else torch.float32
+            dtypes = (torch.bfloat16, torch.float32, torch.float16) if position < 2 else (everywhere,)
+            for dtype in dtypes:
+                case = make(operation, tokens, n, width, dtype, device, 20, seed=position)
+                findings += check(case, shape, dtype, 20)
+        if operation in ("sinkhorn", "mhc_coefficients"):
+            for iterations in (0, 1, 5, 50):
+                case = make(operation, 37, 4, 64, torch.float32, device, iterations, seed=iterations)
+                findings += check(case, (37, 4, 64), torch.float32, iterations)
+    return findings
