@@ -105,9 +105,10 @@ class LanguageModel(LightningModule):
         return 4.0 * math.log(max(vocab_size, 2)) if self.loss_bound is None else self.loss_bound
 
     def configure_model(self) -> None:
-        """Called by Lightning on the strategy's device, so that a sharded model never exists whole."""
+        """Called by Lightning. Weights are drawn on the CPU, so that a seed means the same weights on every device; Lightning moves them."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.build(data.vocab_size, data.context_length)
+        with torch.device("cpu"):
+            self.build(data.vocab_size, data.context_length)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: int64 [B, T] -> logits [B, T, V]."""

@@ -47,7 +47,7 @@ def open_store(uri: str, *, must_exist: bool = False) -> "MlflowClient":
         return _open_sqlite(uri, must_exist)
     if scheme in _SERVERS:
         _check_reachable(uri, scheme)
-    elif scheme in ("", "file"):
+    elif scheme == "file" or (scheme == "" and uri != "databricks"):
         raise ValueError(
             f"tracking URI {uri!r} is a folder, and MLflow no longer keeps runs in plain files: "
             f"use a database such as sqlite:///{Path(uri.removeprefix('file:')) / DATABASE}, or a server's http:// address"

@@ -25,8 +25,6 @@ class RunProgress(ProgressBar):
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._last_line = 0.0
-        self._validated: int | None = None
-        self._began = (0, 0.0)
         self._shown = True
 
     def disable(self) -> None:
@@ -39,7 +37,6 @@ class RunProgress(ProgressBar):
         print(*args, file=sys.stderr)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._began = (trainer.global_step, time.monotonic())
         self._last_line = time.monotonic()
         if not self._shown or not trainer.is_global_zero:
             return
@@ -67,9 +64,7 @@ class RunProgress(ProgressBar):
             self._bar.update(self._task, completed=step, figures=self._figures(step))
         elif time.monotonic() - self._last_line >= LINE_EVERY_S or step == self._context.steps:
             self._last_line = time.monotonic()
-            done = step - self._began[0]
-            left = (self._context.steps - step) * (time.monotonic() - self._began[1]) / max(done, 1)
-            print(f"{self._label}  {self._figures(step)}  {_clock(left)} left", file=sys.stderr, flush=True)
+            print(f"{self._label}  {self._figures(step)}{self._left(step)}", file=sys.stderr, flush=True)
 
     def _figures(self, step: int) -> str:
         """Tokens, then the last training and validation loss and the speed, as far as they are known."""
@@ -83,6 +78,13 @@ class RunProgress(ProgressBar):
             if name in latest:
                 parts.append(form.format(latest[name]))
         return "  ".join(parts)
+
+    def _left(self, step: int) -> str:
+        """Time left at the present speed, once there is one to go by."""
+        speed = self._context.latest.get(names.TOKENS_PER_S)
+        if speed is None or step == self._context.steps:
+            return ""
+        return f"  {_clock((self._context.steps - step) * self._context.tokens_per_step / speed)} left"
 
     def stop(self) -> None:
         """Take the bar off the screen, however the run ended."""

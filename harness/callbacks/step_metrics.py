@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.optim import Optimizer
 
 from resbench.harness import names
 from resbench.harness.callbacks.context import Diverged, RunContext
@@ -37,6 +38,7 @@ class StepMetrics(Callback):
         self._steady_from: tuple[int, float] | None = None
         self._read_at: tuple[int, float] = (0, 0.0)
         self._first_step = 0
+        self._learning_rate = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = self._first_step = trainer.global_step
@@ -45,6 +47,9 @@ class StepMetrics(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._context.clock.start()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        self._learning_rate = float(optimizer.param_groups[0]["lr"])  # by the end of the step it is the next one's
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -93,7 +98,7 @@ class StepMetrics(Callback):
             names.TRAIN_LOSS: sum(losses) / len(losses),
             names.GRAD_NORM: sum(norms) / len(norms),
             names.LOSS_SPIKES: self._spikes.share,
-            names.LEARNING_RATE: trainer.optimizers[0].param_groups[0]["lr"],
+            names.LEARNING_RATE: self._learning_rate,
             names.PEAK_GIB: peak_memory_gib(trainer.strategy.root_device),
             names.PROGRESS_TOKENS: tokens,
             names.PROGRESS_STEP: step,

@@ -80,6 +80,10 @@ def test_it_learns_and_says_so_in_mlflow(argv: Argv, output_dir: Path, scheme: s
     train = history(output_dir, result.run_id, names.TRAIN_LOSS)
     assert [tokens for tokens, _ in train] == [1280, 2560, 3840, 5120]  # every ten steps of 128 tokens
 
+    # Two warm-up steps of forty, eight of decay: at step 40 an eighth of the peak is left.
+    rates = history(output_dir, result.run_id, names.LEARNING_RATE)
+    assert rates == [(1280, 0.01), (2560, 0.01), (3840, 0.01), (5120, pytest.approx(0.01 / 8))]
+
     metrics, params, tags = run.data.metrics, run.data.params, run.data.tags
     assert metrics["progress/tokens"] == 5120
     assert metrics["progress/step"] == 40
