@@ -6,6 +6,7 @@ the sweep that is not the scheme's own. Losses, ranks and ties never cross group
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import pandas as pd
@@ -116,7 +117,7 @@ def summarise(runs: pd.DataFrame) -> list[Cell]:
     """One `Cell` for each cell of a labelled table of ranked runs, not yet compared; ordered by group, then label."""
     by = [*GROUP, "cell", "scheme"]
     cells = [_cell(members) for _, members in runs.groupby(by, dropna=False, sort=False)]
-    return sorted(cells, key=lambda cell: (*group_order(cell.group), cell.label, cell.cell))
+    return sorted(cells, key=lambda cell: (*group_order(cell.group), natural(cell.label), cell.cell))
 
 
 def group_of(runs: pd.DataFrame) -> Group:
@@ -131,9 +132,16 @@ def group_of(runs: pd.DataFrame) -> Group:
     )
 
 
-def group_order(group: Group) -> tuple[str, float, str, int, str, str]:
+def group_order(group: Group) -> tuple[object, ...]:
     """Sorting key: by task, then from small models and short budgets to large ones."""
-    return group.task, size_order(group.size), group.size, group.tokens or 0, group.setting, group.data_fingerprint
+    return (
+        group.task,
+        size_order(group.size),
+        group.size,
+        group.tokens or 0,
+        natural(group.setting),
+        group.data_fingerprint,
+    )
 
 
 def size_order(size: str) -> float:
@@ -143,6 +151,12 @@ def size_order(size: str) -> float:
         return float(size[:-1]) * scale if scale else float("inf")
     except ValueError:
         return float("inf")
+
+
+def natural(text: str) -> list[tuple[int, float, str]]:
+    """Sorting key under which `n_streams 8` comes before `n_streams 16`."""
+    parts = re.findall(r"\d+|\D+", text)
+    return [(0, float(part), "") if part.isdigit() else (1, 0.0, part) for part in parts]
 
 
 def _label_and_setting(cell: str, scheme: str) -> tuple[str, str]:

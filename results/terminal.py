@@ -14,6 +14,10 @@ from resbench.results.columns import DisplayColumn, shown_columns
 from resbench.results.leaderboard import Leaderboard
 
 
+LONGEST_LABEL = 28
+"""Characters a scheme's label gets; the files have it whole."""
+
+
 def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
     """Print every group's table and the notes; names from runs are shown as they are, never as rich markup."""
     columns = fitting(shown_columns(leaderboard.cells), leaderboard.cells, console.width)
@@ -40,11 +44,16 @@ def fitting(columns: Sequence[DisplayColumn], cells: Sequence[Cell], width: int)
     """The columns of a table `width` characters wide: the most important ones that fit, in their usual order."""
     chosen: list[DisplayColumn] = []
     for column in sorted((column for column in columns if column.brief), key=lambda column: column.brief):
-        needed = 2 + max(len(column.heading), *(len(column.text(cell)) for cell in cells))
+        needed = 2 + _width(column, cells)
         if column.brief == 1 or needed <= width:
             chosen.append(column)
             width -= needed
     return [column for column in columns if column in chosen]
+
+
+def _width(column: DisplayColumn, cells: Sequence[Cell]) -> int:
+    longest = max(len(column.heading), *(len(column.text(cell)) for cell in cells))
+    return min(longest, LONGEST_LABEL) if column.key == "label" else longest
 
 
 def _title(leaderboard: Leaderboard, cell: Cell) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 import hashlib
-import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from resbench.results.cells import natural
 
 INK = "#1f2933"
 """Text and axes. The page replaces it in dark mode, so nothing else may use this colour."""
@@ -83,12 +84,6 @@ def label_order(label: str, scheme: str) -> tuple[int, list[tuple[int, float, st
     """Sorting key for rows and legends: the built-in schemes in their order above, then plugins, each in natural order."""
     known = list(SCHEME_COLOURS)
     return known.index(scheme) if scheme in known else len(known), natural(label)
-
-
-def natural(text: str) -> list[tuple[int, float, str]]:
-    """Sorting key under which `n_streams 8` comes before `n_streams 16`."""
-    parts = re.findall(r"\d+|\D+", text)
-    return [(0, float(part), "") if part.isdigit() else (1, 0.0, part) for part in parts]
 
 
 def plain(text: str, longest: int = LONGEST_LABEL) -> str:

@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import simulated
-from mlflow import MlflowClient
+from simulated import MARKUP, SCRIPT, Store
 
 from resbench.harness.store import open_store
 from resbench.results import browser
 from resbench.results.leaderboard import Leaderboard, make_leaderboard
 from resbench.results.runs import load_runs
-
-SCRIPT = "<script>alert(1)</script>"
-MARKUP = 'a | b `c` *d* "e" $\\frac{ & <img src=x onerror=alert(2)>'
-
-
-@dataclass(frozen=True)
-class Store:
-    """A tracking URI and a client for it."""
-
-    uri: str
-    client: MlflowClient
 
 
 @pytest.fixture(scope="session")

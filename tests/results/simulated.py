@@ -14,10 +14,22 @@ from mlflow.entities import Metric, Param
 
 BUDGET = 100_000
 VALIDATIONS = 10
-PARAMS = {"100k": 103_000, "400k": 412_000, "1m": 1_050_000}
-DEPTH = {"100k": 4, "400k": 6, "1m": 8}
+PARAMS = {"100k": 103_000, "400k": 412_000, "1m": 1_050_000, "3m": 3_100_000}
+DEPTH = {"100k": 4, "400k": 6, "1m": 8, "3m": 12}
 START = 1_700_000_000_000
 UNIGRAM = 4.61
+
+SCRIPT = "<script>alert(1)</script>"
+MARKUP = 'a | b `c` *d* "e" $\\frac{ & <img src=x onerror=alert(2)>'
+"""Names that would like to be code, in HTML and in everything else."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A tracking URI and a client for it."""
+
+    uri: str
+    client: MlflowClient
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import simulated
-from conftest import Store
+from simulated import Store
 
 from resbench.results.curves import load_curves, load_profiles
 from resbench.results.figures import style

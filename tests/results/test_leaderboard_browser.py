@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import SCRIPT, Store
+from simulated import SCRIPT, Store
 
 from resbench.results import browser, publish, screenshots
 from resbench.results.leaderboard import Leaderboard, make_leaderboard

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import simulated
-from conftest import Store
+from simulated import Store
 
 from resbench.harness.store import open_store
 from resbench.results.cli import folder_name, main

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MARKUP, SCRIPT, Store
 from markdown_it import MarkdownIt
+from simulated import MARKUP, SCRIPT, Store
 
 from resbench.results import publish
 from resbench.results.columns import COLUMNS, quantity

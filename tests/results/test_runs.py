@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import simulated
-from conftest import Store
 from mlflow.entities import Metric
+from simulated import Store
 
 from resbench.results.curves import load_curves, load_profiles
 from resbench.results.runs import COLUMNS, load_runs, ranked_runs
