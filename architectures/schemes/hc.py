@@ -68,10 +68,11 @@ class HyperConnections(StreamScheme):
 
     def boundary(self, state: Tensor, ctx: Coefficients, y: Tensor, i: int) -> tuple[Tensor, Tensor, Coefficients]:
         norm = self.norm(i + 1)
-        state, u, *found = functional.hc_boundary(
+        assert ctx.res is not None
+        state, u, pre, post, res = functional.hc_boundary(
             state, y, ctx.post, ctx.res, *self._sources(i + 1), norm.weight, tanh=self.tanh, norm_eps=norm.eps
         )
-        return state, u, Coefficients(*found)
+        return state, u, Coefficients(pre, post, res)
 
     def no_weight_decay(self) -> set[str]:
         return super().no_weight_decay() | {f"static.{i}" for i in range(self.n_sublayers)}

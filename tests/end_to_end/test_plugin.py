@@ -9,7 +9,7 @@ import pytest
 SWEEP = """
 name: plugged
 base:
-  data: {class_path: python-source, init_args: {root: %s, context_length: 32, batch_size: 4, val_sequences: 4}}
+  data: {class_path: python-source, init_args: {root: %s, context_length: 32, batch_size: 4, val_sequences: 4, val_fraction: 0.2}}
   budget: {tokens: 1280}
 factors:
   size: [100k]
@@ -45,7 +45,8 @@ def test_a_plugin_is_listed_swept_and_ranked(resbench, plugin_site: Path, tmp_pa
     assert {row["scheme"] for row in rows} == {"resnet", "damped"}
     damped = next(row for row in rows if row["scheme"] == "damped")
     assert damped["params_connection"] == 4  # one gain for each of the two layers' two sublayers
-    assert damped["n"] == 2
+    assert damped["outcomes"]["complete"] == 2
+    assert damped["difference"]["n"] == 2  # paired with resnet by seed
 
     with sqlite3.connect(runs / "mlflow.db") as database:
         runs_of = dict(
