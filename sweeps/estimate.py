@@ -9,7 +9,7 @@ from resbench.sweeps.plan import CellPlan, Plan
 # Starting a run: building the model, opening the data and the tracking store, the final validation.
 STARTUP_S = 1.5
 # Assumptions for a first plan on an unknown machine, from small models trained with the torch implementations: see `Throughput.source`.
-CPU_FLOPS_PER_S_AND_THREAD = 6e9
+CPU_FLOPS_PER_S_AND_THREAD = 2.5e10
 GPU_FLOPS_PER_S = 3e13
 
 

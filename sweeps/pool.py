@@ -16,7 +16,7 @@ from resbench.sweeps.plan import Plan
 if TYPE_CHECKING:
     from resbench.sweeps.trial import Failed, Finished, Job, Validation
 
-_PRELOADED = "resbench.sweeps.trial"
+_PRELOADED = "resbench.sweeps.warm"
 _EXIT_PATIENCE_S = 30.0
 
 

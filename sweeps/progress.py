@@ -1,5 +1,6 @@
 """What a running sweep shows: one line for each run that ended, and below it, on a terminal, a bar with the time left."""
 
+import itertools
 import math
 import time
 from collections.abc import Mapping
@@ -78,15 +79,22 @@ class Display:
             self.line(f"{self._done} of {self._total} done, {note}")
 
 
-def duration(seconds: float) -> str:
-    """``75 -> 1 min 15 s``, ``5400 -> 1 h 30 min``, ``2e5 -> 2 d 8 h``."""
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def duration(seconds: float, digits: int | None = None) -> str:
+    """``75 -> 1 min 15 s``, ``5400 -> 1 h 30 min``; with ``digits``, as one number: ``75 -> 1.2 min``."""
     if not math.isfinite(seconds):
         return "an unknown time"
-    whole = max(0, round(seconds))
-    for big, big_name, small, small_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+    seconds = max(0.0, seconds)
+    if digits is not None:
+        size, unit = next((size, unit) for size, unit in _UNITS if seconds >= size or size == 1)
+        return f"{float(f'{seconds / size:.{digits}g}'):g} {unit}"
+    whole = round(seconds)
+    for (big, unit), (small, small_unit) in itertools.pairwise(_UNITS):
         if whole >= big:
             rest = whole % big // small
-            return f"{whole // big} {big_name} {rest} {small_name}" if rest else f"{whole // big} {big_name}"
+            return f"{whole // big} {unit} {rest} {small_unit}" if rest else f"{whole // big} {unit}"
     return f"{whole} s"
 
 

@@ -215,8 +215,9 @@ class SweepSpec(Strict):
 def load_spec(path: Path | str, assignments: list[str] | None = None) -> SweepSpec:
     """Read and check a sweep file; ``assignments`` are `--set key=value` texts laid over it.
 
-    A ``--set`` key may be a key of the sweep file (``seeds``, ``search.trials``), the name of a factor, whose values it replaces, or a key of
-    a fit configuration, which it sets in every cell. A bare name without a file of that name means one of the sweeps shipped with resbench.
+    A ``--set`` key may be a key of the sweep file (``seeds``, ``search.trials``), the name of a factor, whose values it picks by label or
+    replaces, or a key of a fit configuration, which it sets in every cell. A bare name
+    without a file of that name means one of the sweeps shipped with resbench.
 
     Raises ValueError or FileNotFoundError naming the file, the key, the value and what was expected.
     """
@@ -262,7 +263,7 @@ def _apply_sets(raw: dict[str, Any], assignments: Mapping[str, Any]) -> None:
         first, *rest = key.split(".")
         factors = raw.get("factors")
         if isinstance(factors, dict) and key in factors:
-            factors[key] = value if isinstance(value, list) else [value]
+            factors[key] = _choose(key, factors[key], value if isinstance(value, list) else [value])
         elif first in SweepSpec.model_fields and first not in ("factors", "overrides", "exclude"):
             if rest and not isinstance(raw.get(first), dict):
                 raise ValueError(f"--set {key}=...: this sweep file has no mapping `{first}` to change")
@@ -277,6 +278,12 @@ def _apply_sets(raw: dict[str, Any], assignments: Mapping[str, Any]) -> None:
                 raw["tokens_per_parameter"] = None
     if everywhere:
         raw["overrides"] = [*(raw.get("overrides") or []), {"set": everywhere}]
+
+
+def _choose(key: str, written: Any, wanted: list[Any]) -> list[Any]:
+    """The file's own values where ``wanted`` names them by label, so that ``depth=[8,64]`` picks linked values; new values as they are."""
+    by_label = {level.label: value for level, value in zip(parse_factor(key, written), written, strict=True)}
+    return [by_label.get(as_label(one), one) if not isinstance(one, dict) else one for one in wanted]
 
 
 def _selection(given: Any) -> Any:

@@ -11,31 +11,29 @@ from resbench.sweeps.progress import count, duration
 def print_plan(console: Console, plan: Plan, throughput: Throughput, workers: int) -> None:
     """Every cell with its size and cost, the totals, and where the estimate of the time comes from."""
     spec = plan.spec
-    table = Table(title=f"{spec.name}: {len(plan.cells)} cells", title_justify="left")
-    factors = [name for name in spec.factors if any(name in cell.cell.labels for cell in plan.cells)]
-    for name in factors:
-        table.add_column(
-            name.rpartition(".")[2],
-            overflow="fold",
-            min_width=min(24, max(len(c.cell.labels.get(name, "")) for c in plan.cells)),
-        )
-    for heading in ("params", "added", "FLOPs/tok", "tokens", "steps", "runs", "time"):
-        table.add_column(heading, justify="right")
-    for cell in plan.cells:
+    labels = [dict(part.split("=", 1) for part in cell.cell.id.split(",") if "=" in part) for cell in plan.cells]
+    fixed = {name: label for name, label in labels[0].items() if all(other.get(name) == label for other in labels)}
+    title = f"{spec.name}: {len(plan.cells)} cells" + (
+        f", all with {', '.join(f'{k}={v}' for k, v in fixed.items())}" if fixed else ""
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("cell", overflow="fold")
+    for heading in ("params", "added", "FLOPs/token", "tokens", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for cell, named in zip(plan.cells, labels, strict=True):
         table.add_row(
-            *(cell.cell.labels.get(name, "-") for name in factors),
+            ", ".join(f"{name}={label}" for name, label in named.items() if name not in fixed) or "all",
             count(cell.params_total),
             count(cell.params_connection),
             count(cell.flops_per_token),
             count(cell.tokens),
-            f"{cell.steps:,}",
-            str(plan.runs_per_cell),
-            duration(throughput.seconds(cell) * plan.runs_per_cell),
+            duration(throughput.seconds(cell), digits=2),
         )
     console.print(table)
     console.print(
-        "params: the whole model; added: what the residual scheme adds; FLOPs of training; time: of all runs of the cell, one after another",
+        "added: parameters of the residual scheme; FLOPs of training; tokens and time of one run",
         style="dim",
+        soft_wrap=True,
     )
     for line in totals(plan, throughput, workers):
         console.print(line, highlight=False, soft_wrap=True)

@@ -4,6 +4,7 @@ A trial must not outlive the sweep that started it: an orphan would write to a r
 """
 
 import ctypes
+import gc
 import importlib
 import multiprocessing
 import os
@@ -12,13 +13,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-# MLflow imports its SQL store, and with it SQLAlchemy, on first use: a second that every trial would spend again.
-import mlflow.store.tracking.sqlalchemy_store
 import torch
 
 import resbench.harness.fit
@@ -63,6 +63,21 @@ class Failed:
     """A trial to the sweep: it raised; ``reason`` is one line."""
 
     reason: str
+
+
+def rehearse() -> None:
+    """Do once, in the fork server, what costs every run the same again: imports made on first use, and reading a configuration's types."""
+    for name in (
+        "mlflow.store.tracking.sqlalchemy_store",
+        "mlflow.system_metrics.system_metrics_monitor",
+        "sqlalchemy.dialects.sqlite",
+    ):
+        importlib.import_module(name)
+    # A broken plugin or task is for the runs to report, each in its own words.
+    with suppress(Exception):
+        resbench.harness.fit.describe([])
+    gc.collect()
+    gc.freeze()  # the collector would otherwise touch, and so copy, every page shared with the fork server
 
 
 def main(job: Job, connection: Connection) -> None:

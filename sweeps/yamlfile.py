@@ -1,20 +1,27 @@
 """Reading a YAML file the way its author meant it, and `--set key=value` on top of it.
 
-PyYAML follows YAML 1.1, where ``1e-3`` is a string, and lets a repeated key silently win over the first one. A sweep file is full of learning
-rates and long mappings, so both are put right here.
+PyYAML follows YAML 1.1, where ``1e-3`` is text and ``on`` is a boolean, and lets a repeated key silently win over the first one. A sweep file
+is full of learning rates and long mappings, so these are put right here.
 """
 
 import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
+_BOOL = "tag:yaml.org,2002:bool"
+_SAFE = yaml.SafeLoader.yaml_implicit_resolvers
+
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads ``1e-3`` as a number and refuses a key written twice."""
+    """SafeLoader with YAML 1.2's numbers and booleans, which refuses a key written twice."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, form) for tag, form in forms if tag != _BOOL] for first, forms in _SAFE.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, int] = {}
@@ -31,6 +38,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
 )

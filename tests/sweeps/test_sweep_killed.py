@@ -26,7 +26,7 @@ search:
   sampler: {name: tpe, args: {n_startup_trials: 1}}
 exclude: [{scheme.n_streams: 4}]
 """
-KILLS = 5
+KILLS = 3
 # Cells without n_streams=4: resnet, hc and mhc; each with 2 trials and 2 seeds.
 PLANNED = 3 * (2 + 2)
 

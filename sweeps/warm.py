@@ -1,0 +1,10 @@
+"""Imported by the fork server and by nobody else: everything a trial needs, loaded before the first trial is forked."""
+
+import atexit
+import os
+
+from resbench.sweeps.trial import rehearse
+
+rehearse()
+# The fork server has nothing to clean up, and taking down every library it loaded would take seconds and complain on the terminal.
+atexit.register(os._exit, 0)
