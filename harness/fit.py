@@ -13,6 +13,7 @@ from resbench.harness.callbacks.context import Diverged, Pruned
 from resbench.harness.callbacks.validation import OnValidation
 from resbench.harness.checkpoint_io import make_folder, newest_whole
 from resbench.harness.config import RunCLI, parse
+from resbench.harness.preload import preload
 from resbench.harness.quiet import quiet_libraries
 from resbench.harness.record import Facts, count, open_run
 from resbench.harness.store import default_tracking_uri, open_store
@@ -20,6 +21,8 @@ from resbench.harness.tracking import TrackedRun
 from resbench.harness.training import Training
 
 __all__ = ["Pruned", "RunResult", "describe", "fit"]
+
+preload()  # on import: see there
 
 _RUN_ID = "RESBENCH_RUN_ID"
 """Tells the processes Lightning starts beside the first which run they belong to."""

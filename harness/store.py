@@ -38,8 +38,6 @@ def open_store(uri: str, *, must_exist: bool = False) -> "MlflowClient":
     OSError: the database cannot be created or written (PermissionError, NotADirectoryError, ...), does not exist (FileNotFoundError), or the
         server does not answer within a few seconds (ConnectionError).
     """
-    # A benchmark has no business reporting home; a user who wants MLflow's telemetry can set the variable.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     scheme = urlsplit(uri).scheme.partition("+")[0]

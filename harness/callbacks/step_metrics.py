@@ -44,6 +44,8 @@ class StepMetrics(Callback):
         self._step = self._first_step = trainer.global_step
         self._peak = peak_flops(trainer.strategy.root_device, str(trainer.precision))
         reset_peak_memory(trainer.strategy.root_device)
+        self._losses = [loss.to(trainer.strategy.root_device) for loss in self._losses]  # from a checkpoint
+        self._norms = [norm.to(trainer.strategy.root_device) for norm in self._norms]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._context.clock.start()
