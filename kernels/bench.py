@@ -67,6 +67,18 @@ class Report:
     environment: dict[str, Any]
     copy_bytes_per_s: float
     rows: list[Row] = field(default_factory=list)
+    keep: "Callable[[Report], None]" = lambda report: None
+
+    def add(self, row: Row) -> None:
+        """Add a row, say so, and hand the report so far to ``keep``."""
+        self.rows.append(row)
+        print(
+            f"{row.operation} T={row.tokens} n={row.streams} C={row.width} t_max={row.iterations} {row.implementation}: "
+            f"{row.forward_ms:.3f} + {row.both_ms - row.forward_ms:.3f} ms, {row.forward_over_floor:.2f} {row.backward_over_floor:.2f} "
+            f"{row.both_over_floor:.2f} x floor, kept {row.kept_over_streams:.2f}, {row.launches} launches",
+            flush=True,
+        )
+        self.keep(self)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -76,11 +88,13 @@ class Report:
         }
 
 
-def run(peers: bool, quick: bool = False, checked: bool = True) -> Report | None:
-    """Measure; None if an operation fails the check."""
+def run(
+    peers: bool, quick: bool = False, checked: bool = True, keep: Callable[[Report], None] = lambda report: None
+) -> Report | None:
+    """Measure; None if an operation fails the check. ``keep`` is called with the report after every row."""
     if checked and not passes():
         return None
-    report = Report(environment(), copy_bandwidth())
+    report = Report(environment(), copy_bandwidth(), keep=keep)
     for tokens, n, width in (SHAPES[1], SHAPES[4]) if quick else SHAPES:
         for name, step in sublayers(n, 20, peers, (tokens, n, width) in COMPILED).items():
             tensors = sublayer_tensors(tokens, n, width)
@@ -225,7 +239,7 @@ def measure(
         forward_ms = both_ms = float("inf")
         kept, launches, captured, both_captured = 0, 0, False, False
     floors = [b / report.copy_bytes_per_s * 1e3 for b in floor_bytes(operation, tokens, n, width)]
-    report.rows.append(
+    report.add(
         Row(
             operation,
             implementation,

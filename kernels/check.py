@@ -1,5 +1,6 @@
 """The correctness bar: every operation against its float64 definition, random cotangents, relative L2 error, bitwise repetition."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -84,37 +85,42 @@ def run(call: Call, inputs: dict[str, Tensor | None], outputs: tuple[str, ...], 
     return {k: v.detach() for k, v in named.items()} | gradients
 
 
-def check(case: Case, shape: tuple[int, int, int], dtype: torch.dtype, iterations: int) -> list[Finding]:
-    """Compare one case with its definition. Raises nothing: a failure is a finding."""
+def check(
+    case: Case, shape: tuple[int, int, int], dtype: torch.dtype, iterations: int, slack: float = 1.0
+) -> list[Finding]:
+    """Compare one case with its definition. A kernel that raises is a finding with an infinite error; ``slack`` multiplies the bar."""
     interpreted = next(v for v in case.inputs.values() if v is not None).device.type == "cpu"
-    found = run(case.call, case.inputs, case.outputs, seed=1)
-    again = run(case.call, case.inputs, case.outputs, seed=1)
-    repeats = all(torch.equal(found[k], again[k]) for k in found)
     doubles = {k: None if v is None else v.double() for k, v in case.inputs.items()}
     wanted = run(case.define, doubles, case.outputs, seed=1)
+    try:
+        found = run(case.call, case.inputs, case.outputs, seed=1)
+        again = run(case.call, case.inputs, case.outputs, seed=1)
+    except Exception as error:
+        print(f"{case.name} {shape} {dtype}: {error}")
+        found = again = {}
     findings = []
     for quantity in wanted:
-        error = relative(found[quantity], wanted[quantity]) if quantity in found else float("inf")
-        limit = bar(quantity, dtype, interpreted)
+        error_found = relative(found[quantity], wanted[quantity]) if quantity in found else float("inf")
+        repeats = quantity in found and torch.equal(found[quantity], again[quantity])
+        limit = slack * bar(quantity, dtype, interpreted)
         name = str(dtype).removeprefix("torch.")
-        findings.append(Finding(case.name, shape, name, iterations, quantity, error, limit, repeats))
+        findings.append(Finding(case.name, shape, name, iterations, quantity, error_found, limit, repeats))
     return findings
 
 
-def suite(device: str, operations: tuple[str, ...]) -> list[Finding]:
-    """Every operation over the shapes of the device, dtypes and iteration counts."""
+def suite(device: str, operations: tuple[str, ...]) -> Iterator[list[Finding]]:
+    """Every operation over the shapes of the device, dtypes and iteration counts; one list per case, as it is done."""
     shapes = GPU_SHAPES if device == "cuda" else CPU_SHAPES
-    findings = []
+    everywhere = torch.bfloat16 if device == "cuda" else torch.float32
     for operation in operations:
         for position, shape in enumerate(shapes):
-            tokens, n, width = shape
-            everywhere = torch.bfloat16 if device == "cuda" else torch.float32
             dtypes = (torch.bfloat16, torch.float32, torch.float16) if position < 2 else (everywhere,)
             for dtype in dtypes:
-                case = make(operation, tokens, n, width, dtype, device, 20, seed=position)
-                findings += check(case, shape, dtype, 20)
+                yield check(make(operation, *shape, dtype, device, 20, seed=position), shape, dtype, 20)
         if operation in ("sinkhorn", "mhc_coefficients"):
             for iterations in (0, 1, 5, 50):
                 case = make(operation, 37, 4, 64, torch.float32, device, iterations, seed=iterations)
-                findings += check(case, (37, 4, 64), torch.float32, iterations)
-    return findings
+                yield check(case, (37, 4, 64), torch.float32, iterations)
+            extreme = make(operation, 37, 4, 64, torch.float32, device, 20, seed=9, logit_scale=1e3)
+            # a float32 logit of 1e3 is off by 6e-5, which the exponential turns into a relative error
+            yield check(extreme, (37, 4, 64), torch.float32, 20, slack=100.0)

@@ -40,9 +40,8 @@ def run_check(wanted: Sequence[str] | None) -> int:
     unknown = [name for name in wanted or () if name not in OPERATIONS]
     if unknown:
         raise ValueError(f"--operation {unknown[0]}: expected one of {', '.join(OPERATIONS)}")
-    findings = suite("cuda" if on_gpu else "cpu", tuple(wanted or OPERATIONS))
-    print_findings(findings)
-    return 0 if all(f.passed for f in findings) else 1
+    passed = print_findings(suite("cuda" if on_gpu else "cpu", tuple(wanted or OPERATIONS)))
+    return 0 if passed else 1
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
@@ -57,13 +56,15 @@ def run_bench(arguments: argparse.Namespace) -> int:
     from resbench.kernels import bench
     from resbench.kernels.report import draw, print_rows, save
 
-    report = bench.run(peers=arguments.peers, quick=arguments.quick)
+    def keep(report: bench.Report) -> None:
+        if arguments.json:
+            save(report, arguments.json)
+
+    report = bench.run(peers=arguments.peers, quick=arguments.quick, keep=keep)
     if report is None:
         print("the kernels do not pass `resbench kernels check`, so their speed means nothing", file=sys.stderr)
         return 1
     print_rows(report)
-    if arguments.json:
-        save(report, arguments.json)
     if arguments.figure:
         draw(report, arguments.figure)
     return 0

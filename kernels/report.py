@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,23 +12,24 @@ if TYPE_CHECKING:
     from resbench.kernels.bench import Report
 
 
-def print_findings(findings: list[Finding]) -> None:
-    """One line per operation, shape and dtype, with the quantity nearest to its bar."""
-    groups: dict[tuple[str, tuple[int, int, int], str, int], list[Finding]] = defaultdict(list)
-    for finding in findings:
-        groups[finding.operation, finding.shape, finding.dtype, finding.iterations].append(finding)
+def print_findings(cases: Iterable[list[Finding]]) -> bool:
+    """One line per case with the quantity nearest to its bar, as they come in. Returns whether all passed."""
     print(f"{'operation':<20}{'T, n, C':<16}{'dtype':<10}{'t_max':>5}  {'worst':<24}{'error':>9}{'bar':>9}")
-    for (operation, shape, dtype, iterations), group in groups.items():
+    compared = failed = 0
+    for group in cases:
         worst = max(group, key=lambda f: f.error / f.bar)
         verdict = "ok" if all(f.passed for f in group) else "FAILED"
         if not all(f.repeats for f in group):
             verdict += ": not the same bits twice"
         print(
-            f"{operation:<20}{', '.join(map(str, shape)):<16}{dtype:<10}{iterations:>5}  {worst.quantity:<24}"
-            f"{worst.error:>9.1e}{worst.bar:>9.0e}  {verdict}"
+            f"{worst.operation:<20}{', '.join(map(str, worst.shape)):<16}{worst.dtype:<10}{worst.iterations:>5}  "
+            f"{worst.quantity:<24}{worst.error:>9.1e}{worst.bar:>9.0e}  {verdict}",
+            flush=True,
         )
-    failed = sum(not f.passed for f in findings)
-    print(f"{len(findings)} comparisons, {failed} failed")
+        compared += len(group)
+        failed += sum(not f.passed for f in group)
+    print(f"{compared} comparisons, {failed} failed")
+    return failed == 0
 
 
 def print_rows(report: "Report") -> None:

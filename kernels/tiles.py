@@ -45,7 +45,7 @@ def project_tile(n: int, width: int, tokens: int, itemsize: int) -> Tile:
     """Tile of the projection; ``parts`` is the number of column ranges a block of tokens is cut into."""
     columns = min(power_of_two(width, 16), 64 if itemsize == 2 and n <= 4 else 32)
     parts = even_parts(-(-width // columns), -(-tokens // 64), 200, 4, 8)
-    return Tile(64, columns, 4, 3 if n <= 4 and itemsize == 2 else 2, parts)
+    return Tile(64, columns, 4, 1 if n > 4 else 3 if itemsize == 2 else 2, parts)
 
 
 def gates_tile(tokens: int) -> Tile:
