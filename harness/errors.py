@@ -26,10 +26,11 @@ def one_screen(command: str = "resbench") -> Iterator[None]:
     except BrokenPipeError:  # `resbench list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains again at exit
         raise SystemExit(0) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if debugging():
             raise
-        print(f"\n{command}: stopped", file=sys.stderr)
+        advice = f"; {error}" if str(error) else ""
+        print(f"\n{command}: stopped{advice}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except (ValueError, OSError, ImportError) as error:
         if debugging():

@@ -44,6 +44,13 @@ class RunResult:
     """Why it ended early; empty for a complete run."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during training; the run can be taken up again."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"go on with the same command and --resume {run_id}")
+
+
 def fit(
     argv: list[str],
     *,
@@ -61,7 +68,7 @@ def fit(
     on_validation: called with (training tokens, validation loss) after each validation of a trained model; may raise `Pruned`.
 
     A run that diverges, runs out of memory or is pruned is a result and returned. Raises ValueError, OSError or BrokenPlugin for what the user can
-    put right, before there is an MLflow run; whatever is raised later leaves the run marked as failed.
+    put right, before there is an MLflow run; whatever is raised later leaves the run marked as failed. Ctrl-C is raised as `Interrupted`.
     """
     with quiet_libraries():
         cli = parse(argv)
@@ -82,7 +89,7 @@ def fit(
             return _train(cli, facts, run, output / run.run_id, checkpoint, uri, on_validation)
         except KeyboardInterrupt:
             run.finish({}, "KILLED")
-            raise
+            raise Interrupted(run.run_id) from None
         except BaseException as error:
             run.finish({names.TAG_OUTCOME: "failed", names.TAG_ERROR: f"{type(error).__name__}: {error}"}, "FAILED")
             raise

@@ -18,9 +18,12 @@ SLOTS: dict[str, Kind] = {"model.scheme": "scheme", "model.backbone": "backbone"
 
 def class_path(kind: Kind, name: str) -> str:
     """The import path behind a registered name or an import path. Raises ValueError or BrokenPlugin as `registry.resolve`."""
-    target = resolve(kind, name)
     plugin = available(kind).get(name)
-    return plugin.class_path if plugin else f"{target.__module__}.{target.__qualname__}"
+    if plugin is not None:
+        plugin.load()
+        return plugin.class_path
+    target = resolve(kind, name)
+    return f"{target.__module__}.{target.__qualname__}"
 
 
 def short_name(kind: Kind, path: str) -> str:
