@@ -16,6 +16,9 @@ from resbench.results.statistics import Comparison, Estimate, mean_interval
 GROUP = ["task", "size", "setting", "budget_tokens", "data_fingerprint"]
 """Columns of a labelled table that make a comparison group."""
 
+SYMBOLS = {"n_streams": "n", "sinkhorn_iterations": "t"}
+"""Fields of a scheme that labels write as papers do; any other goes by its name."""
+
 UNSEEDED = -1
 """Stands for the seed of a run without one."""
 
@@ -101,7 +104,7 @@ class Cell:
 def labelled(runs: pd.DataFrame) -> pd.DataFrame:
     """The table with two more columns read from `cell`: `label` (the scheme, as the sweep calls it) and `setting` (the rest).
 
-    `scheme=mhc,size=1m,scheme.n_streams=2,depth=8` has the label `mhc, n_streams 2` and the setting `depth=8`. A run
+    `scheme=mhc,size=1m,scheme.n_streams=2,depth=8` has the label `mhc, n = 2` and the setting `depth=8`. A run
     without a named size is told by its shape, `8x336`.
     """
     parts = [_label_and_setting(cell, scheme) for cell, scheme in zip(runs["cell"], runs["scheme"], strict=True)]
@@ -168,7 +171,8 @@ def _label_and_setting(cell: str, scheme: str) -> tuple[str, str]:
         if name == "scheme":
             label = value
         elif name.startswith("scheme."):
-            details.append(f"{name.removeprefix('scheme.')} {value}")
+            field = name.removeprefix("scheme.")
+            details.append(f"{SYMBOLS.get(field, field)} = {value}")
         else:
             setting.append(factor)
     return ", ".join([label, *details]), ", ".join(setting)

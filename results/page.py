@@ -20,6 +20,9 @@ from resbench.results.figures.style import FAINT, INK, styles
 from resbench.results.leaderboard import Leaderboard
 from resbench.results.ranking import SIGNIFICANCE
 
+WIDE = 576.0
+"""Points; a figure beyond eight inches goes over both columns of the page."""
+
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -46,7 +49,7 @@ def to_html(leaderboard: Leaderboard, figures: Sequence[Drawing]) -> str:
             complete=sum(outcome.complete for outcome in outcomes),
             sizes=sorted({cell.group.size for cell in leaderboard.cells}, key=lambda size: (size_order(size), size)),
             schemes=sorted({cell.scheme for cell in leaderboard.cells}),
-            figures=[(figure, inline_svg(figure)) for figure in figures],
+            figures=[(figure, inline_svg(figure), is_wide(figure)) for figure in figures],
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )
@@ -67,6 +70,12 @@ def inline_svg(figure: Drawing) -> Markup:
     body = body.replace(INK, "var(--ink)").replace(FAINT, "var(--faint)")
     label = Markup.escape(figure.title)
     return Markup(body.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))
+
+
+def is_wide(figure: Drawing) -> bool:
+    """Whether a figure needs the page's full width to be read."""
+    viewbox = re.search(r'viewBox="0 0 ([\d.]+) ', figure.svg)
+    return viewbox is not None and float(viewbox[1]) > WIDE
 
 
 def _row(cell: Cell, columns: Sequence[DisplayColumn], colour: str) -> dict[str, Any]:

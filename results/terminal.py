@@ -13,7 +13,6 @@ from resbench.results.cells import Cell
 from resbench.results.columns import DisplayColumn, shown_columns
 from resbench.results.leaderboard import Leaderboard
 
-
 LONGEST_LABEL = 28
 """Characters a scheme's label gets; the files have it whole."""
 
@@ -31,7 +30,11 @@ def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
         )
         for column in columns:
             table.add_column(
-                column.heading, justify="right" if column.numeric else "left", no_wrap=True, overflow="ellipsis"
+                column.heading,
+                justify="right" if column.numeric else "left",
+                no_wrap=True,
+                overflow="ellipsis",
+                max_width=_width(column, leaderboard.cells),
             )
         for cell in cells:
             table.add_row(*(Text(column.text(cell)) for column in columns), style="dim" if cell.rank is None else None)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from resbench.results.figures.drawing import Drawing, rendered, too_little
-from resbench.results.figures.facets import MOST_PANELS, left_out, panels
+from resbench.results.figures.facets import MOST_PANELS, columns_for, left_out, panels
 from resbench.results.figures.style import INK, Style, house_style, panel_title, plain, thin_ticks
 from resbench.results.ranking import REFERENCE
 
@@ -26,7 +26,7 @@ def difference_to_reference(numbers: pd.DataFrame, chosen: dict[str, Style]) -> 
     found = panels(numbers)
     drawn = found[:MOST_PANELS]
     with house_style():
-        columns = min(len(drawn), 3)
+        columns = columns_for(len(drawn))
         rows_of_panels = -(-len(drawn) // columns)
         most = max(rows["label"].nunique() for _, rows in drawn)
         figure = Figure(figsize=(max(7.2, 3.3 * columns), rows_of_panels * (1.15 + 0.5 * most)), layout="constrained")

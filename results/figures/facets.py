@@ -22,6 +22,11 @@ def panels(numbers: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return found
 
 
+def columns_for(count: int) -> int:
+    """Columns in which so many panels are laid out: at most three, and no last row of one."""
+    return 2 if count == 4 else min(count, 3)
+
+
 def left_out(count: int) -> str:
     """A sentence for the caption when there are more panels than a figure has room for."""
     return (

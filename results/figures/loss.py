@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from resbench.results.figures.drawing import Drawing, rendered, too_little
-from resbench.results.figures.facets import MOST_PANELS, left_out, panels
+from resbench.results.figures.facets import MOST_PANELS, columns_for, left_out, panels
 from resbench.results.figures.style import INK, Style, house_style, legend_below, panel_title, plain, thin_ticks
 from resbench.results.ranking import REFERENCE
 
@@ -32,7 +32,7 @@ def loss_against_tokens(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Draw
     drawn = found[:MOST_PANELS]
     paired = bool(numbers["difference"].notna().any())
     with house_style():
-        columns = min(len(drawn), 3)
+        columns = columns_for(len(drawn))
         blocks = -(-len(drawn) // columns)
         heights = [3, 2] * blocks if paired else [3] * blocks
         figure = Figure(figsize=(max(7.2, 3.4 * columns), 0.95 * sum(heights) + 1.0), layout="constrained")
@@ -56,7 +56,9 @@ def loss_against_tokens(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Draw
                 upper.set_ylabel("validation loss\n(nats/token)")
                 if paired:
                     lowest.set_ylabel(f"difference\nto {REFERENCE}")
-            lowest.set_xlabel("training tokens")
+            if position + columns >= len(drawn):  # the last panel of its column; others share its axis
+                lowest.set_xlabel("training tokens")
+                lowest.tick_params(labelbottom=True)
             lowest.xaxis.set_major_formatter(EngFormatter(sep=""))
             lowest.xaxis.set_major_locator(MaxNLocator(5))
         for spare in range(len(drawn), blocks * columns):
@@ -121,13 +123,14 @@ def _by_cost(
                 last = of_size.loc[of_size.groupby("cell")[cost].idxmax()]
                 axes.annotate(
                     plain(str(size)),
-                    (float(last[cost].max()), float(last["loss"].median())),
-                    xytext=(8, 0),
+                    (float(last[cost].min()), float(last["loss"].min())),
+                    xytext=(-7, -3),
                     textcoords="offset points",
-                    va="center",
+                    ha="right",
+                    va="top",
                     fontweight="bold",
                 )
-            axes.margins(x=0.15)
+            axes.margins(x=0.06, y=0.08)
             axes.set_xlabel(axis)
             axes.set_ylabel("validation loss (nats/token)")
             if len(drawn) > 1:

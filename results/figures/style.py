@@ -41,6 +41,9 @@ Dash = Literal["-"] | tuple[float, tuple[float, ...]]
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES: tuple[Dash, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 
+LEGEND_SIZE = 10.5
+"""Points."""
+
 LONGEST_LABEL, LONGEST_TITLE = 32, 48
 """Characters shown of a label and of a panel's title; the CSV has them whole."""
 
@@ -118,7 +121,7 @@ def house_style() -> Iterator[None]:
         "font.size": 10.5,
         "grid.color": FAINT,
         "grid.linewidth": 0.7,
-        "legend.fontsize": 10.5,
+        "legend.fontsize": LEGEND_SIZE,
         "legend.frameon": False,
         "legend.labelcolor": INK,
         "lines.linewidth": 2.0,
@@ -143,8 +146,17 @@ def legend_below(figure: Figure, chosen: dict[str, Style]) -> None:
     ]
     # A label that starts with an underscore is hidden by matplotlib; a word joiner in front shows it unchanged.
     names = [f"\N{WORD JOINER}{plain(label)}" if label.startswith("_") else plain(label) for label in chosen]
+    widest = max(map(len, names)) * 0.6 + 5.5  # in ems: letters, then the line and the gaps beside it
+    columns = max(1, min(len(names), int(figure.get_figwidth() * 72 / LEGEND_SIZE / widest)))
+    # matplotlib fills a legend column by column; people read it row by row.
+    by_row = [position for column in range(columns) for position in range(column, len(names), columns)]
     figure.legend(
-        handles, names, loc="outside lower center", ncols=min(len(names), 4), handlelength=2.6, columnspacing=1.6
+        [handles[position] for position in by_row],
+        [names[position] for position in by_row],
+        loc="outside lower center",
+        ncols=columns,
+        handlelength=2.6,
+        columnspacing=1.6,
     )
 
 
@@ -162,5 +174,5 @@ def thin_ticks(axes: Axes) -> None:
 def _shade(colour: str, position: float) -> str:
     """The colour made lighter (position 0) to darker (position 1), within what both light and dark pages can show."""
     hue, _, saturation = colorsys.rgb_to_hls(*to_rgb(colour))
-    lightness = 0.68 - 0.36 * position
+    lightness = 0.72 - 0.34 * position
     return to_hex(colorsys.hls_to_rgb(hue, lightness, saturation))

@@ -127,9 +127,9 @@ def test_a_scheme_has_the_same_colour_in_every_study() -> None:
 
 
 def test_variants_of_a_scheme_are_told_apart() -> None:
-    labels = [(f"mhc, n_streams {n}", "mhc") for n in (16, 2, 4, 8)]
+    labels = [(f"mhc, n = {n}", "mhc") for n in (16, 2, 4, 8)]
     chosen = style.styles(labels)
-    assert list(chosen) == [f"mhc, n_streams {n}" for n in (2, 4, 8, 16)]
+    assert list(chosen) == [f"mhc, n = {n}" for n in (2, 4, 8, 16)]
     assert len({(one.colour, one.marker) for one in chosen.values()}) == 4
 
 

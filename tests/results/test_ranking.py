@@ -148,9 +148,9 @@ def test_a_scheme_s_own_factors_are_part_of_its_label_and_share_the_reference() 
     for n in (2, 16):
         runs += losses("mhc", [1.9, 2.0], cell=f"scheme=mhc,size=1m,scheme.n_streams={n}", n_streams=n)
     found = rows(*runs)
-    assert set(found) == {"resnet", "mhc, n_streams 2", "mhc, n_streams 16"}
-    assert found["mhc, n_streams 16"].comparison is not None
-    assert found["mhc, n_streams 16"].n_streams == 16
+    assert set(found) == {"resnet", "mhc, n = 2", "mhc, n = 16"}
+    assert found["mhc, n = 16"].comparison is not None
+    assert found["mhc, n = 16"].n_streams == 16
 
 
 def test_the_sweep_s_name_for_a_scheme_is_its_label() -> None:
