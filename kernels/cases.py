@@ -13,12 +13,12 @@ from resbench.kernels import functional, reference
 Call = Callable[..., tuple[Tensor | None, ...]]
 
 
-class _Rounded(torch.autograd.Function):
-    """Round to a dtype and back; the gradient passes. What x' goes through before anything reads it."""
+class _Stored(torch.autograd.Function):
+    """Replace x' by the rounded one that was stored; the gradient passes. What follows the write reads no other x'."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return x.to(dtype).to(x.dtype)
+    def forward(ctx: Any, exact: Tensor, stored: Tensor) -> Tensor:
+        return stored.to(exact.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -30,7 +30,8 @@ class Case:
     """One operation at one shape.
 
     ``inputs`` are named tensors (None where there is none), ``call`` the kernels on them, ``define`` the definition on their float64 copies, and
-    ``outputs`` names what both return.
+    ``outputs`` names what both return. With ``stores`` the definition also takes the x' that the kernels stored: x' is compared with its exact value
+    and everything after it with what follows from the stored one, since an x' between two 16-bit numbers may go to either.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Case:
     call: Call
     define: Call
     outputs: tuple[str, ...]
+    stores: bool = False
 
 
 OPERATIONS = (
@@ -83,18 +85,18 @@ def make(
     hc_weight, hc_norm = normal(n + 2, width, scale=width**-0.5), 1 + 0.1 * normal(width)
     hc_scale, static = 0.5 + normal(2).abs(), normal(n, n + 2)
 
-    def rounded_post(*args: Tensor | None) -> Tensor:
-        return _Rounded.apply(reference.mhc_post(*args), dtype)  # type: ignore[arg-type]
-
-    def mhc_boundary(x: Any, y: Any, post: Any, res: Any, phi: Any, alpha: Any, bias: Any, weight: Any) -> Any:
-        joined = rounded_post(x, y, post, res)
+    def mhc_boundary(*args: Any, stored: Tensor) -> Any:
+        x, y, post, res, phi, alpha, bias, weight = args
+        exact = reference.mhc_post(x, y, post, res)
+        joined = _Stored.apply(exact, stored)
         found = reference.mhc_coefficients(joined, phi, alpha, bias, iterations)
-        return joined, reference.rms_norm(reference.mhc_pre(joined, found[0]), weight), *found
+        return exact, reference.rms_norm(reference.mhc_pre(joined, found[0]), weight), *found
 
-    def hc_boundary(*args: Any) -> Any:
-        joined = rounded_post(*args[:4])
+    def hc_boundary(*args: Any, stored: Tensor) -> Any:
+        exact = reference.mhc_post(*args[:4])
+        joined = _Stored.apply(exact, stored)
         found = reference.hc_coefficients(joined, *args[4:8])
-        return joined, reference.rms_norm(reference.mhc_pre(joined, found[0]), args[8]), *found
+        return exact, reference.rms_norm(reference.mhc_pre(joined, found[0]), args[8]), *found
 
     written = {"x": x, "y": y, "post": post, "res": res}
     gates = {"phi": phi, "alpha": alpha, "bias": bias}
@@ -112,6 +114,7 @@ def make(
                 partial(functional.mhc_boundary, iterations=iterations, backend=backend),
                 mhc_boundary,
                 ("joined", "u", *coefficients),
+                stores=True,
             )
         case "hc_boundary" | "static_hc_boundary":
             inputs = {**written, **hc_gates, "norm_weight": weight}
@@ -123,6 +126,7 @@ def make(
                 lambda *a: functional.hc_boundary(*a, backend=backend),
                 hc_boundary,
                 ("joined", "u", *coefficients),
+                stores=True,
             )
         case "mhc_coefficients":
             return Case(
@@ -167,9 +171,8 @@ def make(
         case "add_rms_norm":
             other = normal(tokens, width, dtype=dtype)
 
-            def add_rms_norm(x: Any, y: Any, weight: Any) -> Any:
-                joined = _Rounded.apply(x + y, dtype)
-                return joined, reference.rms_norm(joined, weight)
+            def add_rms_norm(x: Any, y: Any, weight: Any, stored: Tensor) -> Any:
+                return x + y, reference.rms_norm(_Stored.apply(x + y, stored), weight)
 
             return Case(
                 name,
@@ -177,6 +180,7 @@ def make(
                 lambda *a: functional.add_rms_norm(*a, backend=backend),
                 add_rms_norm,
                 ("joined", "u"),
+                stores=True,
             )
         case "rms_norm":
             return Case(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -48,12 +49,12 @@ def bar(quantity: str, dtype: torch.dtype, interpreted: bool) -> float:
 
     float32 streams must be float32-exact. With 16-bit streams, what is stored in 16 bits may be off by its rounding, and so may a gradient
     that passes through one; coefficients and the gradients of scale and bias never do. The interpreter cuts bf16 off instead of rounding: there
-    even x' differs from the definition's, and float32 is the test that counts.
+    the bars are wider, and float32 is the test that counts.
     """
     if dtype == torch.float32:
         return 1e-5
     if interpreted and dtype == torch.bfloat16:
-        return 9e-3 if quantity in ("joined", "u") else 5e-2
+        return 9e-3 if quantity in ("joined", "u") else 2e-2
     if quantity in ("pre", "post", "res", "logits", "d logits", "d alpha", "d bias", "d scale", "d static"):
         return 1e-4
     return 3e-3 if quantity in ("joined", "u") else 5e-3
@@ -91,13 +92,14 @@ def check(
     """Compare one case with its definition. A kernel that raises is a finding with an infinite error; ``slack`` multiplies the bar."""
     interpreted = next(v for v in case.inputs.values() if v is not None).device.type == "cpu"
     doubles = {k: None if v is None else v.double() for k, v in case.inputs.items()}
-    wanted = run(case.define, doubles, case.outputs, seed=1)
     try:
         found = run(case.call, case.inputs, case.outputs, seed=1)
         again = run(case.call, case.inputs, case.outputs, seed=1)
     except Exception as error:
         print(f"{case.name} {shape} {dtype}: {error}")
         found = again = {}
+    stored = {"stored": found.get("joined", case.inputs["x"])} if case.stores else {}
+    wanted = run(partial(case.define, **stored), doubles, case.outputs, seed=1)
     findings = []
     for quantity in wanted:
         error_found = relative(found[quantity], wanted[quantity]) if quantity in found else float("inf")

@@ -54,9 +54,9 @@ def gates_tile(tokens: int) -> Tile:
 
 
 def pieces(width: int, size: int, tokens: int, warps: int) -> Tile:
-    """``tokens`` whole rows, in as many pieces of ``size`` columns as they take (at most 16); ``parts`` is their number."""
+    """``tokens`` whole rows, in as many pieces of ``size`` columns as they take (at most 32); ``parts`` is their number."""
     size = min(power_of_two(width, 16), size)
-    while -(-width // size) > 16:
+    while -(-width // size) > 32:
         size *= 2
     return Tile(tokens, size, warps, parts=-(-width // size))
 
