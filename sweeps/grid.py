@@ -174,8 +174,12 @@ def _matches(selection: Mapping[str, list[str]], labels: Mapping[str, str]) -> b
 
 
 def _short_names(factors: list[str]) -> dict[str, str]:
-    """The last part of each factor's key, or the whole key where two factors end alike."""
-    tails = [factor.rpartition(".")[2] for factor in factors]
+    """The last part of each factor's key, or the whole key where two factors end alike; ``scheme.FIELD`` for a field of the scheme.
+
+    The leaderboard tells the two apart by that: fields of the scheme make variants that compete, any other factor a setting to compete in.
+    """
+    fields = {factor: keys.scheme_field(keys.expand(factor)) for factor in factors}
+    tails = [f"scheme.{fields[factor]}" if fields[factor] else factor.rpartition(".")[2] for factor in factors]
     return {factor: tail if tails.count(tail) == 1 else factor for factor, tail in zip(factors, tails, strict=True)}
 
 

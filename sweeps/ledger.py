@@ -40,6 +40,7 @@ class Entry:
     status: str
     val_loss: float | None
     bits_per_byte: float | None
+    unigram_bits_per_byte: float | None
     tokens_per_s: float | None
     tokens: int
     flops_per_token: float | None
@@ -203,9 +204,18 @@ def entry_of(run: Run) -> Entry:
         status=run.info.status,
         val_loss=metrics.get(names.VAL_LOSS),
         bits_per_byte=metrics.get(names.VAL_BITS_PER_BYTE),
+        unigram_bits_per_byte=_number(params.get(names.DATA_UNIGRAM_BITS_PER_BYTE)),
         tokens_per_s=metrics.get(names.TOKENS_PER_S),
         tokens=int(metrics.get(names.PROGRESS_TOKENS, 0)),
-        flops_per_token=float(params[names.FLOPS_PER_TOKEN]) if names.FLOPS_PER_TOKEN in params else None,
+        flops_per_token=_number(params.get(names.FLOPS_PER_TOKEN)),
         cell=tags.get(names.TAG_CELL, ""),
         phase=tags.get(names.TAG_PHASE, ""),
     )
+
+
+def _number(text: str | None) -> float | None:
+    """A numeric parameter; MLflow keeps parameters as text, and an absent value as ``None``."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None

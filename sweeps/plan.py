@@ -19,6 +19,13 @@ from resbench.sweeps.yamlfile import dump
 Phase = Literal["search", "final"]
 Describe = Callable[[list[str]], Mapping[str, Any]]
 REFERENCE_SCHEME = "resnet"
+_SHAPE: tuple[keys.Path, ...] = (
+    keys.SCHEME,
+    keys.BACKBONE,
+    keys.DATA,
+    ("budget",),
+    *(("trainer", name) for name in ("devices", "num_nodes", "accumulate_grad_batches")),
+)
 
 
 @dataclass(frozen=True)
@@ -113,11 +120,12 @@ def make_plan(spec: SweepSpec, describe: Describe | None = None, fields: SchemeF
 
         describe = fit_describe
     found = cells(spec, fields)
+    facts_of = _Facts(describe)
     planned = []
     for cell in found:
         if spec.tokens_per_parameter is not None:
-            cell = _with_proportional_tokens(cell, spec.tokens_per_parameter, describe)
-        facts = _facts(cell.config, describe, cell.id)
+            cell = _with_proportional_tokens(cell, spec.tokens_per_parameter, facts_of)
+        facts = facts_of(cell.config, cell.id)
         planned.append(
             CellPlan(
                 cell,
@@ -133,34 +141,58 @@ def make_plan(spec: SweepSpec, describe: Describe | None = None, fields: SchemeF
 
         check_search(spec.search, planned[0].tokens)
         for key, distribution in spec.search.space.items():
-            _check_searched_key(planned[0].cell, key, distribution.model_dump(), describe)
+            _check_searched_key(planned[0].cell, key, distribution.model_dump(), facts_of)
     return Plan(spec, tuple(planned))
 
 
-def _with_proportional_tokens(cell: Cell, tokens_per_parameter: float, describe: Describe) -> Cell:
+class _Facts:
+    """What `resbench fit` says of a configuration, asked only where it could say something new.
+
+    Counts depend on the model's shape, the data and the batch, not on, say, the learning rate. So a configuration is described if its shape or
+    the rest of it is new; a sweep of 336 cells is checked value by value with some sixty models built.
+    """
+
+    def __init__(self, describe: Describe) -> None:
+        self._describe = describe
+        self._shapes: dict[str, Mapping[str, Any]] = {}
+        self._rests: set[str] = set()
+
+    def __call__(self, config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+        """Raises ValueError naming the cell for a configuration that `resbench fit` would refuse."""
+        shape = dump([keys.look_up(config, path) for path in _SHAPE])
+        rest = copy.deepcopy(dict(config))
+        for path in _SHAPE:
+            if keys.look_up(rest, path) is not None:
+                keys.assign(rest, path, None)
+        if shape not in self._shapes or dump(rest) not in self._rests:
+            self._shapes[shape] = self._ask(config, name)
+            self._rests.add(dump(rest))
+        return self._shapes[shape]
+
+    def _ask(self, config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="resbench-plan-") as folder:
+            path = Path(folder, "cell.yaml")
+            path.write_text(dump(dict(config)), encoding="utf-8")
+            try:
+                return self._describe(["--config", str(path)])
+            except ValueError as error:
+                raise ValueError(f"cell {name!r}: {str(error).replace(str(path), 'its configuration')}") from error
+
+
+def _with_proportional_tokens(cell: Cell, tokens_per_parameter: float, facts_of: _Facts) -> Cell:
     """Tokens from the size of the same cell with a plain residual: a scheme must not earn data by having more parameters."""
     if keys.look_up(cell.config, keys.TOKENS) is not None:
         raise ValueError(f"tokens_per_parameter: the cell {cell.id!r} sets budget.tokens as well; keep one of the two")
     reference = copy.deepcopy(cell.config)
     keys.assign(reference, keys.SCHEME, REFERENCE_SCHEME)
     keys.assign(reference, keys.TOKENS, 1)
-    facts = _facts(reference, describe, f"{cell.id} (with {REFERENCE_SCHEME}, for tokens_per_parameter)")
+    facts = facts_of(reference, f"{cell.id} (with {REFERENCE_SCHEME}, for tokens_per_parameter)")
     config = copy.deepcopy(cell.config)
     keys.assign(config, keys.TOKENS, max(1, round(tokens_per_parameter * int(facts["params_total"]))))
     return Cell(cell.id, cell.labels, config)
 
 
-def _facts(config: Mapping[str, Any], describe: Describe, name: str) -> Mapping[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="resbench-plan-") as folder:
-        path = Path(folder, "cell.yaml")
-        path.write_text(dump(dict(config)), encoding="utf-8")
-        try:
-            return describe(["--config", str(path)])
-        except ValueError as error:
-            raise ValueError(f"cell {name!r}: {str(error).replace(str(path), 'its configuration')}") from error
-
-
-def _check_searched_key(cell: Cell, key: str, distribution: Mapping[str, Any], describe: Describe) -> None:
+def _check_searched_key(cell: Cell, key: str, distribution: Mapping[str, Any], facts_of: _Facts) -> None:
     """One value of each searched key is tried on the first cell, so that a misspelt key fails before anything runs."""
     value = distribution["choices"][0] if "choices" in distribution else distribution["low"]
-    _facts(cell.with_values({key: value}), describe, f"{cell.id} with search.space.{key}")
+    facts_of(cell.with_values({key: value}), f"{cell.id} with search.space.{key}")

@@ -263,8 +263,8 @@ def _apply_sets(raw: dict[str, Any], assignments: Mapping[str, Any]) -> None:
         first, *rest = key.split(".")
         factors = raw.get("factors")
         if isinstance(factors, dict) and key in factors:
-            factors[key] = _choose(key, factors[key], value if isinstance(value, list) else [value])
-        elif first in SweepSpec.model_fields and first not in ("factors", "overrides", "exclude"):
+            _narrow(raw, factors, key, value if isinstance(value, list) else [value])
+        elif first in SweepSpec.model_fields and first not in ("factors", "overrides"):
             if rest and not isinstance(raw.get(first), dict):
                 raise ValueError(f"--set {key}=...: this sweep file has no mapping `{first}` to change")
             node = raw
@@ -280,10 +280,29 @@ def _apply_sets(raw: dict[str, Any], assignments: Mapping[str, Any]) -> None:
         raw["overrides"] = [*(raw.get("overrides") or []), {"set": everywhere}]
 
 
-def _choose(key: str, written: Any, wanted: list[Any]) -> list[Any]:
-    """The file's own values where ``wanted`` names them by label, so that ``depth=[8,64]`` picks linked values; new values as they are."""
-    by_label = {level.label: value for level, value in zip(parse_factor(key, written), written, strict=True)}
-    return [by_label.get(as_label(one), one) if not isinstance(one, dict) else one for one in wanted]
+def _narrow(raw: dict[str, Any], factors: dict[str, Any], key: str, wanted: list[Any]) -> None:
+    """Give a factor other values: the file's own where ``wanted`` names them by label (``depth=[8,64]`` picks linked values), else new ones.
+
+    Exclusions and overrides that speak of values left out lose their point and are left out as well.
+    """
+    by_label = {level.label: value for level, value in zip(parse_factor(key, factors[key]), factors[key], strict=True)}
+    factors[key] = [one if isinstance(one, dict) else by_label.get(as_label(one), one) for one in wanted]
+    gone = by_label.keys() - {level.label for level in parse_factor(key, factors[key])}
+
+    def left(selection: Any) -> Any:
+        selection = _selection(selection)
+        if not isinstance(selection, dict) or key not in selection:
+            return selection
+        return {**selection, key: [label for label in selection[key] if label not in gone]}
+
+    if isinstance(raw.get("exclude"), list):
+        raw["exclude"] = [one for one in map(left, raw["exclude"]) if not isinstance(one, dict) or one.get(key, True)]
+    if isinstance(raw.get("overrides"), list):
+        changed = [
+            {**one, "when": left(one["when"])} if isinstance(one, dict) and "when" in one else one
+            for one in raw["overrides"]
+        ]
+        raw["overrides"] = [one for one in changed if not isinstance(one, dict) or one.get("when", {}).get(key, True)]
 
 
 def _selection(given: Any) -> Any:

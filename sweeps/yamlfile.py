@@ -8,20 +8,15 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
 _BOOL = "tag:yaml.org,2002:bool"
-_SAFE = yaml.SafeLoader.yaml_implicit_resolvers
 
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's numbers and booleans, which refuses a key written twice."""
-
-    yaml_implicit_resolvers: ClassVar = {
-        first: [(tag, form) for tag, form in forms if tag != _BOOL] for first, forms in _SAFE.items()
-    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, int] = {}
@@ -38,6 +33,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_SAFE = yaml.SafeLoader.yaml_implicit_resolvers
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag != _BOOL] for first, forms in _SAFE.items()
+}
 _Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")

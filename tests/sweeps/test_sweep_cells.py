@@ -41,15 +41,15 @@ def test_a_field_applies_only_to_schemes_whose_constructor_has_it() -> None:
     found = made({"scheme": ["resnet", "hc", "mhc"], "scheme.n_streams": [2, 4], "scheme.sinkhorn_iterations": [1, 20]})
     assert list(found) == [
         "scheme=resnet",
-        "scheme=hc,n_streams=2",
-        "scheme=hc,n_streams=4",
-        "scheme=mhc,n_streams=2,sinkhorn_iterations=1",
-        "scheme=mhc,n_streams=2,sinkhorn_iterations=20",
-        "scheme=mhc,n_streams=4,sinkhorn_iterations=1",
-        "scheme=mhc,n_streams=4,sinkhorn_iterations=20",
+        "scheme=hc,scheme.n_streams=2",
+        "scheme=hc,scheme.n_streams=4",
+        "scheme=mhc,scheme.n_streams=2,scheme.sinkhorn_iterations=1",
+        "scheme=mhc,scheme.n_streams=2,scheme.sinkhorn_iterations=20",
+        "scheme=mhc,scheme.n_streams=4,scheme.sinkhorn_iterations=1",
+        "scheme=mhc,scheme.n_streams=4,scheme.sinkhorn_iterations=20",
     ]
     assert scheme(found["scheme=resnet"]) == {"class_path": "resnet"}
-    last = scheme(found["scheme=mhc,n_streams=4,sinkhorn_iterations=20"])
+    last = scheme(found["scheme=mhc,scheme.n_streams=4,scheme.sinkhorn_iterations=20"])
     assert last == {"class_path": "mhc", "init_args": {"n_streams": 4, "sinkhorn_iterations": 20}}
 
 
@@ -60,13 +60,13 @@ def test_a_scheme_that_fixes_a_field_itself_is_left_out_of_that_factor() -> None
             "scheme.n_streams": [2, 4],
         }
     )
-    assert list(found) == ["scheme=hc-1", "scheme=mhc,n_streams=2", "scheme=mhc,n_streams=4"]
+    assert list(found) == ["scheme=hc-1", "scheme=mhc,scheme.n_streams=2", "scheme=mhc,scheme.n_streams=4"]
     assert scheme(found["scheme=hc-1"])["init_args"] == {"n_streams": 1}
 
 
 def test_the_order_of_factors_in_the_file_does_not_matter_to_the_configuration() -> None:
-    one = made({"scheme.n_streams": [2], "scheme": ["mhc"]})["n_streams=2,scheme=mhc"]
-    other = made({"scheme": ["mhc"], "scheme.n_streams": [2]})["scheme=mhc,n_streams=2"]
+    one = made({"scheme.n_streams": [2], "scheme": ["mhc"]})["scheme.n_streams=2,scheme=mhc"]
+    other = made({"scheme": ["mhc"], "scheme.n_streams": [2]})["scheme=mhc,scheme.n_streams=2"]
     assert one.config == other.config
 
 

@@ -111,6 +111,28 @@ def test_set_changes_the_file_a_factor_or_every_cell(tmp_path: Path) -> None:
     assert spec.overrides[-1].set == {"budget.tokens": 64, "data.batch_size": 2}
 
 
+LINKED = """
+name: example
+base: {}
+factors:
+  scheme: [resnet, mhc]
+  depth:
+    - {label: 8, set: {backbone.depth: 8}}
+    - {label: 16, set: {backbone.depth: 16}}
+exclude: [{scheme: mhc, depth: [8, 16]}]
+overrides: [{when: {depth: 16}, set: {data.batch_size: 2}}]
+seeds: [0]
+"""
+
+
+def test_set_picks_values_of_a_factor_by_label_and_forgets_what_was_said_of_the_others(tmp_path: Path) -> None:
+    spec = load(tmp_path, LINKED, "depth=8")
+    assert [level.assignments for level in spec.factors["depth"]] == [{"backbone.depth": 8}]
+    assert spec.exclude == [{"scheme": ["mhc"], "depth": ["8"]}]
+    assert spec.overrides == []
+    assert load(tmp_path, LINKED, "scheme=resnet").exclude == []
+
+
 def test_set_without_a_value_is_refused(tmp_path: Path) -> None:
     assert "expected key=value" in message(tmp_path, GOOD, "seeds")
 

@@ -18,10 +18,10 @@ from resbench.sweeps.lock import hold_as_trial, sweep_lock
 
 CELLS = [
     "scheme=resnet",
-    "scheme=hc,n_streams=2",
-    "scheme=hc,n_streams=4",
-    "scheme=mhc,n_streams=2",
-    "scheme=mhc,n_streams=4",
+    "scheme=hc,scheme.n_streams=2",
+    "scheme=hc,scheme.n_streams=4",
+    "scheme=mhc,scheme.n_streams=2",
+    "scheme=mhc,scheme.n_streams=4",
 ]
 Sweep = Callable[..., Path]
 Runs = Callable[[], list[Any]]
@@ -211,7 +211,7 @@ def test_a_sweep_file_that_changed_is_refused_or_extended(sweep_file: Sweep, out
         sweep_stand_ins.run(file, output_dir)
 
     file.write_text(original.replace("[0, 1]", "[0, 1, 2]").replace("[2, 4]", "[2, 4, 8]"))
-    with pytest.raises(ValueError, match=r"new cell scheme=hc,n_streams=8[^$]*new seed 2[^$]*Add --extend"):
+    with pytest.raises(ValueError, match=r"new cell scheme=hc,scheme.n_streams=8[^$]*new seed 2[^$]*Add --extend"):
         sweep_stand_ins.run(file, output_dir)
     before = {run.info.run_id for run in runs_of()}
     assert sweep_stand_ins.run(file, output_dir, extend=True).outcomes == {"complete": 7 * 3}

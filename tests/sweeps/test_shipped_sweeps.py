@@ -1,0 +1,127 @@
+"""Every sweep file that comes with resbench loads, plans and trains: one step of a set of its cells in which every value occurs."""
+
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from resbench.harness.fit import describe, fit
+from resbench.sweeps import keys
+from resbench.sweeps.grid import Cell
+from resbench.sweeps.plan import Plan, make_plan
+from resbench.sweeps.spec import load_spec, shipped
+
+NAMES = ["demo", "depth", "ladder", "sinkhorn", "streams"]
+# Smaller data, the file's own models: one step of one short sequence.
+SMALL = [
+    "data=python-source",
+    "data.context_length=16",
+    "data.batch_size=1",
+    "data.val_sequences=1",
+    "budget.tokens=16",
+]
+QUIET = ["every={gain_sequences: 0, checkpoint: 0}", "trainer.enable_progress_bar=false"]
+
+
+def test_these_are_the_shipped_sweeps() -> None:
+    assert sorted(shipped()) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "runs"),
+    [
+        ("demo", 4 * 2, 4 * 2 * 2),
+        # resnet and two widened ones have no streams; hc, mhc and identity-hc have n in 1, 2, 4, 8
+        ("streams", 3 + 3 * 4, 15 * (6 + 5)),
+        # resnet and identity-hc have neither field; mhc has 6 budgets x 2 orders
+        ("sinkhorn", 2 + 6 * 2, 14 * 3),
+        ("ladder", 5 * 5, 25 * (6 + 3)),
+        # per depth and clipping: resnet and n in 4, 8 of three schemes, each with 4 learning rates in one dtype and 2 in the other
+        ("depth", 4 * 2 * 7 * (4 + 2), 336 * 2),
+    ],
+)
+def test_the_grid_is_what_the_file_says_it_is(name: str, cells: int, runs: int) -> None:
+    plan = make_plan(load_spec(name))
+    assert len(plan.cells) == cells
+    assert plan.runs == runs
+    assert len({cell.cell.id for cell in plan.cells}) == len(plan.cells)
+
+
+def test_the_demo_ends_far_from_its_budget_in_time_and_memory() -> None:
+    plan = make_plan(load_spec("demo"))
+    assert plan.runs >= 16
+    assert plan.spec.workers == 2
+    assert len(plan.spec.seeds) == 2
+    # Two cores at a modest 12 GFLOP/s each and a second and a half of start-up per run stay within five of the six minutes.
+    flops = sum(cell.flops for cell in plan.cells) * plan.runs_per_cell
+    assert (flops / 12e9 + 1.5 * plan.runs) / 2 < 300
+
+
+def test_depth_is_varied_at_constant_parameters() -> None:
+    plan = make_plan(
+        load_spec(
+            "depth",
+            ["scheme=[resnet, hc]", "lr=x1", "clipping=clipped", "backbone.stream_dtype=compute", "scheme.n_streams=4"],
+        )
+    )
+    sizes = [cell.params_total for cell in plan.cells if cell.cell.labels["scheme"] == "resnet"]
+    assert len(sizes) == 4
+    assert max(sizes) / min(sizes) < 1.03
+    assert sum(sizes) / 4 == pytest.approx(11e6, rel=0.02)
+    hc = [cell.cell.config["model"]["scheme"]["init_args"] for cell in plan.cells if cell.cell.labels["scheme"] == "hc"]
+    assert all(arguments["tanh"] is False for arguments in hc)
+
+
+def test_on_the_ladder_every_scheme_of_a_size_sees_20_tokens_per_parameter_of_the_plain_model() -> None:
+    plan = make_plan(load_spec("ladder", ["size=[1m,3m]"]))
+    for size in ("1m", "3m"):
+        cells = [cell for cell in plan.cells if cell.cell.labels["size"] == size]
+        plain = next(cell for cell in cells if cell.cell.labels["scheme"] == "resnet")
+        step = 1024 * 32
+        assert plain.tokens == math.ceil(20 * plain.params_total / step) * step
+        assert {cell.tokens for cell in cells} == {plain.tokens}
+        wide = next(cell for cell in cells if cell.cell.labels["scheme"] == "wide")
+        mhc = next(cell for cell in cells if cell.cell.labels["scheme"] == "mhc")
+        assert wide.params_total == pytest.approx(mhc.params_total, rel=0.005)
+
+
+def covering(plan: Plan) -> list[Cell]:
+    """Few cells in which every value of every factor occurs, and every value of a scheme's own field with every scheme that has it."""
+    uncovered: set[tuple[str, ...]] = set()
+    pairs: dict[str, set[tuple[str, ...]]] = {}
+    for planned in plan.cells:
+        cell = planned.cell
+        found = set()
+        for factor, label in cell.labels.items():
+            own = keys.expand(factor)[:2] == keys.SCHEME and factor != "scheme" if "." in factor else False
+            found.add((factor, label, cell.labels["scheme"]) if own else (factor, label))
+        pairs[cell.id] = found
+        uncovered |= found
+    chosen = []
+    while uncovered:
+        best = max((planned.cell for planned in plan.cells), key=lambda cell: len(pairs[cell.id] & uncovered))
+        chosen.append(best)
+        uncovered -= pairs[best.id]
+    return chosen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_one_step_of_every_kind_of_cell(name: str, tmp_path: Path, empty_store: Path) -> None:
+    spec = load_spec(name, [*SMALL, *QUIET])
+    plan = make_plan(spec, describe)
+    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
+    chosen = covering(plan)
+    assert {cell.labels["scheme"] for cell in chosen} == {level.label for level in spec.factors["scheme"]}
+    for cell in chosen:
+        searched = {key: getattr(space, "low", None) for key, space in spec.search.space.items()} if spec.search else {}
+        config = cell.with_values(searched)
+        config |= {"seed_everything": spec.seeds[0], "output_dir": str(tmp_path), "tracking": {"experiment": name}}
+        path = tmp_path / "cell.yaml"
+        path.write_text(yaml.safe_dump(config))
+        result = fit(["--config", str(path)])
+        assert result.outcome == "complete", (cell.id, result.reason)
+        assert result.tokens == 16
+        assert result.val_loss is not None
+        assert 0 < result.val_loss < 2 * math.log(257)
