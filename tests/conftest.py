@@ -31,3 +31,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESBENCH_CACHE", str(cache))
         yield cache
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative paths lead into a folder of this test, not into the repository."""
+    monkeypatch.chdir(tmp_path)
