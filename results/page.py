@@ -57,7 +57,7 @@ def to_html(leaderboard: Leaderboard, figures: Sequence[Drawing]) -> str:
 
 
 def inline_svg(figure: Drawing) -> Markup:
-    """A figure's SVG as part of a page: ids of its own, ink and grid in the page's colours, described for screen readers.
+    """A figure's SVG as part of a page: ids of its own, paper, ink and grid of the page's colours, described for screen readers.
 
     The SVG comes from matplotlib, which escapes every text it writes; that is why it may go in as markup.
     """
@@ -67,7 +67,7 @@ def inline_svg(figure: Drawing) -> Markup:
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'\b(id=")([^"]+)"', rf'\g<1>{figure.name}-\g<2>"', body)
     body = re.sub(r'(url\(#|xlink:href="#)', rf"\g<1>{figure.name}-", body)
-    body = body.replace(INK, "var(--ink)").replace(FAINT, "var(--faint)")
+    body = body.replace(INK, "var(--ink)").replace(FAINT, "var(--faint)").replace("fill: #ffffff", "fill: none")
     label = Markup.escape(figure.title)
     return Markup(body.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))
 

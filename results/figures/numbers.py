@@ -114,8 +114,7 @@ def difference_numbers(leaderboard: Leaderboard) -> pd.DataFrame:
 
 
 def cost_numbers(leaderboard: Leaderboard) -> pd.DataFrame:
-    """Throughput (tokens/s) and peak memory (GiB): one row for each complete run."""
-    complete = leaderboard.runs[leaderboard.runs["outcome"] == "complete"]
+    """Throughput (tokens/s) and peak memory (GiB): one row for each complete run, in the order of the leaderboard's groups."""
     columns = [
         "task",
         "size",
@@ -129,7 +128,9 @@ def cost_numbers(leaderboard: Leaderboard) -> pd.DataFrame:
         "tokens_per_s",
         "peak_gib",
     ]
-    return complete[columns].dropna(subset=["tokens_per_s", "peak_gib"], how="all").reset_index(drop=True)
+    in_order = [run_id for cell in leaderboard.cells for _, run_id in sorted(cell.run_ids.items())]
+    complete = leaderboard.runs.set_index("run_id").loc[in_order, columns]
+    return complete.dropna(subset=["tokens_per_s", "peak_gib"], how="all").reset_index(drop=True)
 
 
 def gain_numbers(leaderboard: Leaderboard, profiles: pd.DataFrame) -> pd.DataFrame:

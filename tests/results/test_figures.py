@@ -81,6 +81,13 @@ def test_pairs_and_costs_have_a_row_for_each_run(demo: Leaderboard) -> None:
     assert np.allclose(by_cell["pair_difference"].mean(), by_cell["difference"].first())
 
 
+def test_panels_go_from_small_to_large_whatever_was_run_first(demo_runs: pd.DataFrame) -> None:
+    large_first = demo_runs.assign(
+        started=demo_runs["started"] - pd.to_timedelta((demo_runs["size"] == "400k").astype(int), unit="D")
+    )
+    assert cost_numbers(make_leaderboard(large_first, "demo"))["size"].drop_duplicates().tolist() == ["100k", "400k"]
+
+
 def test_gain_numbers_follow_the_product_through_depth(demo: Leaderboard, profiles: pd.DataFrame) -> None:
     """hc is simulated with a gain of 1.09 per sublayer: after 12 sublayers of the 400k model the product is near 1.09^12 = 2.8."""
     numbers = gain_numbers(demo, profiles)
