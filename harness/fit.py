@@ -22,6 +22,8 @@ from resbench.harness.training import Training
 
 __all__ = ["Pruned", "RunResult", "describe", "fit"]
 
+SYSTEM_METRICS_EVERY_S = 4
+
 preload()  # on import: see there
 
 _RUN_ID = "RESBENCH_RUN_ID"
@@ -172,7 +174,10 @@ def _system_metrics(run_id: str, uri: str) -> Any:
     """MLflow's sampler of CPU, memory, disk, network and GPU use; it samples from a thread and ends with `finish`."""
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=uri)
+    # MLflow's ten seconds would leave a short run without a sample; its environment variable still has the last word.
+    monitor = SystemMetricsMonitor(
+        run_id, sampling_interval=SYSTEM_METRICS_EVERY_S, resume_logging=True, tracking_uri=uri
+    )
     monitor.start()
     return monitor
 

@@ -74,6 +74,9 @@ class Training:
             raise
         finally:
             self.context.clock.stop()
+            if self._cli.config.trainer.profiler and self.trainer.is_global_zero:
+                trainer: Any = self.trainer  # the attribute is set by one of Lightning's connectors
+                print(trainer.profiler.summary())
             if main_thread:
                 signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
 

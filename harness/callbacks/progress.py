@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -13,6 +14,7 @@ from resbench.harness import names
 from resbench.harness.callbacks.context import RunContext
 
 LINE_EVERY_S = 15.0
+_LOSSES = (("loss", names.TRAIN_LOSS), ("val", names.VAL_LOSS))
 
 
 class RunProgress(ProgressBar):
@@ -44,9 +46,9 @@ class RunProgress(ProgressBar):
         if console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(),
+                BarColumn(bar_width=12),
                 TextColumn("{task.fields[figures]}"),
-                TimeRemainingColumn(elapsed_when_finished=True),
+                TimeRemainingColumn(compact=True, elapsed_when_finished=True),
                 console=console,
             )
             self._task = self._bar.add_task(
@@ -61,22 +63,18 @@ class RunProgress(ProgressBar):
             return
         step = trainer.global_step
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=step, figures=self._figures(step))
+            self._bar.update(self._task, completed=step, figures=self._figures(step, short))
         elif time.monotonic() - self._last_line >= LINE_EVERY_S or step == self._context.steps:
             self._last_line = time.monotonic()
-            print(f"{self._label}  {self._figures(step)}{self._left(step)}", file=sys.stderr, flush=True)
+            print(f"{self._label}  {self._figures(step, _exact)}{self._left(step)}", file=sys.stderr, flush=True)
 
-    def _figures(self, step: int) -> str:
+    def _figures(self, step: int, count: Callable[[float], str]) -> str:
         """Tokens, then the last training and validation loss and the speed, as far as they are known."""
         context, latest = self._context, self._context.latest
-        parts = [f"{step * context.tokens_per_step:,}/{context.steps * context.tokens_per_step:,} tokens"]
-        for name, form in (
-            (names.TRAIN_LOSS, "loss {:.3f}"),
-            (names.VAL_LOSS, "val {:.3f}"),
-            (names.TOKENS_PER_S, "{:,.0f} tokens/s"),
-        ):
-            if name in latest:
-                parts.append(form.format(latest[name]))
+        parts = [f"{count(step * context.tokens_per_step)}/{count(context.steps * context.tokens_per_step)} tokens"]
+        parts += [f"{word} {latest[name]:.3f}" for word, name in _LOSSES if name in latest]
+        if names.TOKENS_PER_S in latest:
+            parts.append(f"{count(latest[names.TOKENS_PER_S])}/s")
         return "  ".join(parts)
 
     def _left(self, step: int) -> str:
@@ -97,6 +95,19 @@ class RunProgress(ProgressBar):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.stop()
+
+
+def _exact(count: float) -> str:
+    return f"{count:,.0f}"
+
+
+def short(count: float) -> str:
+    """Three digits: 999, 46.6k, 1.20M, 10.0B."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= 0.9995 * size:
+            value = count / size
+            return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}{letter}"
+    return f"{count:.0f}"
 
 
 def _clock(seconds: float) -> str:
