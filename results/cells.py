@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -159,7 +160,7 @@ def size_order(size: str) -> float:
 def natural(text: str) -> list[tuple[int, float, str]]:
     """Sorting key under which `n_streams 8` comes before `n_streams 16`."""
     parts = re.findall(r"\d+|\D+", text)
-    return [(0, float(part), "") if part.isdigit() else (1, 0.0, part) for part in parts]
+    return [(0, float(part), "") if part.isdecimal() else (1, 0.0, part) for part in parts]
 
 
 def _label_and_setting(cell: str, scheme: str) -> tuple[str, str]:
@@ -220,8 +221,8 @@ def _cell(runs: pd.DataFrame) -> Cell:
     )
 
 
-def _text(value: object) -> str:
-    return "" if pd.isna(value) else str(value)  # type: ignore[call-overload]
+def _text(value: Any) -> str:
+    return "" if pd.isna(value) else str(value)
 
 
 def _mean(values: pd.Series) -> float | None:

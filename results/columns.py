@@ -44,6 +44,11 @@ def quantity(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
+def printable(text: str) -> str:
+    """Text from a run with everything that a terminal or a page would not show but act on (escapes, direction marks) made visible."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
 def one_and_more(values: Iterable[str], length: int | None = None) -> str:
     """The first of several values, shortened, and how many others there are."""
     listed = list(values)
@@ -53,7 +58,9 @@ def one_and_more(values: Iterable[str], length: int | None = None) -> str:
 
 
 def _text(key: str, heading: str, explanation: str, value: Callable[[Cell], str], brief: int = 0) -> DisplayColumn:
-    return DisplayColumn(key, heading, explanation, value, value, numeric=False, brief=brief)
+    return DisplayColumn(
+        key, heading, explanation, lambda cell: printable(value(cell)), value, numeric=False, brief=brief
+    )
 
 
 def _counted(

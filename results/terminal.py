@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resbench.results.cells import Cell
-from resbench.results.columns import DisplayColumn, shown_columns
+from resbench.results.columns import DisplayColumn, printable, shown_columns
 from resbench.results.leaderboard import Leaderboard
 
 LONGEST_LABEL = 28
@@ -20,9 +20,11 @@ LONGEST_LABEL = 28
 def print_leaderboard(leaderboard: Leaderboard, console: Console) -> None:
     """Print every group's table and the notes; names from runs are shown as they are, never as rich markup."""
     columns = fitting(shown_columns(leaderboard.cells), leaderboard.cells, console.width)
-    for _, cells in leaderboard.groups:
+    for position, (_, cells) in enumerate(leaderboard.groups):
+        if position:
+            console.print()
         table = Table(
-            title=Text(_title(leaderboard, cells[0])),
+            title=Text(printable(_title(leaderboard, cells[0]))),
             title_justify="left",
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from resbench.results.cells import natural
+from resbench.results.columns import printable
 
 INK = "#1f2933"
 """Text and axes. The page replaces it in dark mode, so nothing else may use this colour."""
@@ -91,11 +92,8 @@ def label_order(label: str, scheme: str) -> tuple[int, list[tuple[int, float, st
 
 def plain(text: str, longest: int = LONGEST_LABEL) -> str:
     """Text from a run as a figure may show it: printable, not too long, and never read as mathematics."""
-    printable = "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
-        for character in unicodedata.normalize("NFC", text)
-    )
-    short = printable if len(printable) <= longest else printable[: longest - 1] + "…"
+    shown = printable(unicodedata.normalize("NFC", text))
+    short = shown if len(shown) <= longest else shown[: longest - 1] + "…"
     return short.replace("$", r"\$")
 
 

@@ -7,7 +7,7 @@ import os
 import pandas as pd
 import pytest
 import simulated
-from simulated import MARKUP, SCRIPT, Store
+from simulated import ESCAPES, MARKUP, SCRIPT, Store
 
 from resbench.harness.store import open_store
 from resbench.results import browser
@@ -42,6 +42,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         simulated.Scheme(SCRIPT, gain=1.2),
         simulated.Scheme("mhc", label=MARKUP, gain=1.0),
         simulated.Scheme("_hidden"),
+        simulated.Scheme(ESCAPES),
     ]
     simulated.simulate_sweep(client, "hostile", hostile, ["100k"], [0, 1], artifacts=artifacts)
     simulated.simulate_sweep(client, "single", simulated.DEMO[:2], ["100k"], [0], artifacts=artifacts)

@@ -21,7 +21,8 @@ UNIGRAM = 4.61
 
 SCRIPT = "<script>alert(1)</script>"
 MARKUP = 'a | b `c` *d* "e" $\\frac{ & <img src=x onerror=alert(2)>'
-"""Names that would like to be code, in HTML and in everything else."""
+ESCAPES = "m²\x1b[31m\u202egnp"
+"""Names that would like to be code: in HTML, in everything else, and in a terminal (red from here on, and backwards)."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import simulated
-from simulated import Store
+from simulated import SCRIPT, Store
 
 from resbench.harness.store import open_store
 from resbench.results.cli import folder_name, main
@@ -84,7 +84,10 @@ def test_a_hostile_study_is_printed_as_it_is_called(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["build", "--study", "hostile", "--tracking-uri", store.uri, "--out", str(tmp_path)]) == 0
-    assert "<script>alert(1)</script>" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert SCRIPT in printed
+    assert "\x1b" not in printed
+    assert "\u202e" not in printed
 
 
 def test_help_does_not_import_what_building_needs() -> None:

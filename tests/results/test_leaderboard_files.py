@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
-from simulated import MARKUP, SCRIPT, Store
+from simulated import ESCAPES, MARKUP, SCRIPT, Store
 
 from resbench.results import publish
-from resbench.results.columns import COLUMNS, quantity
+from resbench.results.columns import COLUMNS, printable, quantity
 from resbench.results.leaderboard import SCHEMA, Leaderboard, make_leaderboard
 from resbench.results.markdown import escape
 from resbench.results.runs import load_runs
@@ -168,7 +168,7 @@ def test_a_scheme_called_script_is_text_on_the_page(hostile: Files) -> None:
     assert [tag for tag, _ in page.tags].count("script") == 1
     assert not [tag for tag, _ in page.tags if tag == "img"]
     assert not [(tag, name) for tag, attrs in page.tags for name in attrs if name.startswith("on")]
-    assert {row[0] for row in page.rows[1:]} == {"resnet", SCRIPT, "_hidden", MARKUP}
+    assert {row[0] for row in page.rows[1:]} == {"resnet", SCRIPT, "_hidden", MARKUP, printable(ESCAPES)}
 
 
 def test_hostile_labels_are_text_in_every_figure(hostile: Files) -> None:
