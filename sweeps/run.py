@@ -28,7 +28,7 @@ from resbench.sweeps.yamlfile import dump
 
 FIT = "resbench.harness.fit:fit"
 _POLL_S = 0.5
-_ATTEMPTS_AFTER_SUDDEN_DEATH = 2
+_ATTEMPTS = 2  # for a run whose process died or whose tracking store refused
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Runner:
         self._pool = Pool(machine.workers)
         self._tasks: dict[str, Task] = {}
         self._tokens: dict[str, int] = {}
-        self._deaths: Counter[str] = Counter()
+        self._attempts: Counter[str] = Counter()
         self._timed_out: dict[str, str] = {}
         self._summary = Summary()
         done = [entry for entry in ledger.entries() if entry.has_result]
@@ -165,16 +165,27 @@ class Runner:
                 task.planned.title, result_line(entry), None if entry.outcome == "complete" else "yellow"
             )
             return
-        reason = self._timed_out.pop(event.key, None) or getattr(event.message, "reason", None)
-        if reason is None and event.exitcode is not None and event.exitcode < 0:
-            self._deaths[event.key] += 1
-            name = signal.Signals(-event.exitcode).name
-            reason = f"its process was killed ({name}); if nobody did that, the machine was probably out of memory"
-            if self._deaths[event.key] < _ATTEMPTS_AFTER_SUDDEN_DEATH:
-                self._display.line(f"{task.planned.title}: {reason}; starting it again", "yellow")
+        reason, passing = self._why(event)
+        if passing:
+            self._attempts[event.key] += 1
+            if self._attempts[event.key] < _ATTEMPTS:
+                self._display.line(f"{task.planned.title}: {reason.splitlines()[0]}; starting it again", "yellow")
                 self._agenda.give_back(task.planned)
                 return
-        self._fail(task, reason or f"its process ended with code {event.exitcode} and said nothing")
+        self._fail(task, reason)
+
+    def _why(self, event: Ended) -> tuple[str, bool]:
+        """Why a run has no result, and whether another attempt may fare better."""
+        if event.key in self._timed_out:
+            return self._timed_out.pop(event.key), False
+        if (reason := getattr(event.message, "reason", None)) is not None:
+            return reason, bool(getattr(event.message, "transient", False))
+        if event.message is not None:
+            return "it ended without saying in MLflow how", False
+        if event.exitcode is not None and event.exitcode < 0:
+            name = signal.Signals(-event.exitcode).name
+            return f"its process was killed ({name}); if nobody did that, the machine was probably out of memory", True
+        return f"its process ended with code {event.exitcode} and said nothing", False
 
     def _fail(self, task: Task, reason: str) -> None:
         self._ledger.fail(task.planned, reason)

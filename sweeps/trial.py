@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mlflow.exceptions import MlflowException
 
 import resbench.harness.fit
 
@@ -60,9 +61,10 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """A trial to the sweep: it raised; ``reason`` is one line."""
+    """A trial to the sweep: it raised. ``transient`` if the tracking store refused, which another attempt may not meet again."""
 
     reason: str
+    transient: bool = False
 
 
 def rehearse() -> None:
@@ -99,7 +101,8 @@ def main(job: Job, connection: Connection) -> None:
         connection.send(Finished(result.outcome, result.val_loss, result.tokens))
     except BaseException as error:  # also SystemExit from a library: the sweep has to hear of any end
         traceback.print_exc()
-        connection.send(Failed(f"{type(error).__name__}: {error}"))
+        transient = isinstance(error, MlflowException | ConnectionError | TimeoutError)
+        connection.send(Failed(f"{type(error).__name__}: {error}", transient))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
