@@ -18,8 +18,14 @@ _PATIENCE_S = 60.0
 @contextmanager
 def sweep_lock(folder: Path) -> Iterator[None]:
     """Hold a sweep for this process. Raises ValueError if another one has it, PermissionError or OSError if the folder cannot be written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "sweep.lock").open("a+", encoding="utf-8") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "sweep.lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise type(error)(
+            f"cannot write in {folder}, where this sweep keeps its logs: {error.strerror}. Choose another --output-dir"
+        ) from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
