@@ -68,22 +68,22 @@ def read_tile(width: int) -> Tile:
 
 def read_sums_tile(width: int) -> Tile:
     """Tile of the sums behind the read's backward: a warp per token."""
-    return pieces(width, 256, 4, 4)
+    return pieces(width, 256, 2, 2)
 
 
 def gather_tile(n: int, width: int, tokens: int, itemsize: int) -> Tile:
     """Tile of the gathered gradient of x'; ``parts`` is the number of token ranges."""
     columns = min(power_of_two(width, 16), 64 if n <= 4 and itemsize == 2 else 16)
-    parts = even_parts(-(-tokens // 16), -(-width // columns), 1000, 8, 256)
-    return Tile(16, columns, 4, 3 if itemsize == 2 and n <= 4 else 2, parts)
+    parts = even_parts(-(-tokens // 32), -(-width // columns), 1000, 8, 128)
+    return Tile(32, columns, 4, 3 if itemsize == 2 and n <= 4 else 2, parts)
 
 
 def learn_tile(n: int, width: int, tokens: int, itemsize: int) -> Tile:
     """Tile of phi's gradient; ``parts`` is the number of token ranges, each of which leaves a partial sum of phi's size in float32."""
     columns = min(power_of_two(width, 16), 64 if n <= 4 and itemsize == 2 else 16)
-    block = 64 if columns == 64 else 32
-    parts = even_parts(-(-tokens // block), -(-width // columns), 500, 8, 32)
-    return Tile(block, columns, 8 if columns == 64 else 4, 2, parts)
+    if columns < 64:
+        return Tile(32, columns, 4, 2, even_parts(-(-tokens // 32), -(-width // columns), 500, 8, 32))
+    return Tile(64, columns, 8, 3, even_parts(-(-tokens // 64), -(-width // columns), 250, 8, 32))
 
 
 def scatter_tile(n: int, width: int) -> Tile:

@@ -1,0 +1,55 @@
+"""Which implementation takes a call."""
+
+import warnings
+
+import pytest
+import torch
+
+from resbench.kernels import functional, reference
+
+
+def test_cpu_tensors_use_torch() -> None:
+    x, pre = torch.randn(3, 2, 8), torch.rand(3, 2)
+    assert torch.equal(functional.mhc_pre(x, pre), reference.mhc_pre(x, pre))
+
+
+def test_unknown_backend_is_named() -> None:
+    with pytest.raises(ValueError, match=r"backend='cuda'.*auto, triton, torch"):
+        functional.mhc_pre(torch.randn(3, 2, 8), torch.rand(3, 2), backend="cuda")  # type: ignore[arg-type]
+
+
+def test_triton_without_a_gpu_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functional, "INTERPRETED", False)
+    with pytest.raises(ValueError, match="TRITON_INTERPRET=1"):
+        functional.mhc_pre(torch.randn(3, 2, 8), torch.rand(3, 2), backend="triton")
+
+
+def test_unsupported_streams_warn_once_and_use_torch(device: str) -> None:
+    functional.warn_unsupported.cache_clear()
+    x, pre = torch.randn(3, 5, 8, device=device), torch.rand(3, 5, device=device)
+    with pytest.warns(UserWarning, match="no Triton kernels for 5 streams"):
+        found = functional.mhc_pre(x, pre)
+    assert torch.equal(found, reference.mhc_pre(x, pre))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        functional.mhc_pre(x, pre)
+
+
+def test_other_sinkhorns_go_to_torch(device: str) -> None:
+    logits = torch.randn(3, 4, 4, device=device)
+    for options in ({"order": "rows-first"}, {"start": "softmax", "eps": 1e-6}):
+        assert torch.equal(functional.sinkhorn(logits, 3, **options), reference.sinkhorn(logits, 3, **options))
+
+
+def test_float64_is_left_to_the_definition(device: str) -> None:
+    x, pre = torch.randn(3, 2, 8, dtype=torch.float64, device=device), torch.rand(3, 2, device=device)
+    assert torch.equal(functional.mhc_pre(x, pre), reference.mhc_pre(x, pre))
+
+
+def test_bench_says_a_gpu_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    from resbench.kernels.cli import main
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert main(["bench"]) == 2
+    assert "needs a CUDA GPU" in capsys.readouterr().err
