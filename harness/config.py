@@ -13,7 +13,7 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from resbench.harness.config_errors import Source, explain, where_given
+from resbench.harness.config_errors import Source, explain, raised_by_constructor, where_given
 from resbench.harness.module import LanguageModel
 from resbench.harness.shortnames import class_path, replace_in_argv, replace_in_tree
 
@@ -205,7 +205,10 @@ class RunCLI(LightningCLI):
         )
 
     def instantiate_classes(self) -> None:
-        config = self.parser.instantiate(self.config)
+        try:
+            config = self.parser.instantiate(self.config)
+        except ValueError as error:
+            raise ValueError(raised_by_constructor(str(error))) from error
         self.config_init = config
         self.model, self.datamodule = config.model, config.data
         self.budget, self.every, self.tracking = config.budget, config.every, config.tracking

@@ -68,6 +68,15 @@ def explain(
     return f"{_where(key, sources, argv)}{key}: got {value.strip()!r}, expected {expected}"
 
 
+def raised_by_constructor(message: str) -> str:
+    """What a constructor said, without the report jsonargparse wraps around it when a type also allows null."""
+    if not message.startswith("Does not validate against any of the Union subtypes"):
+        return message
+    errors = message.partition("Errors:\n")[2].partition("\nGiven value type:")[0]
+    said = [part.strip() for part in re.split(r"^  - ", errors, flags=re.M)]
+    return "\n".join(part for part in said if part and not part.startswith("Expected a <class 'NoneType'>")) or message
+
+
 def _unknown_key(message: str) -> tuple[str, str | None] | None:
     """The dotted key that nothing accepts, and the class whose argument it would be, if it is a class's."""
     if found := re.match(r"unrecognized arguments: --([^\s=]+)", message):
