@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from resbench.sweeps.plan import Plan
     from resbench.sweeps.spec import SweepSpec
 
 DEFAULT_OUTPUT = "runs"
@@ -20,10 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     spec = load_spec(arguments.file, arguments.set)
     output_dir = Path(arguments.output_dir).expanduser().resolve()
     workers = arguments.workers or spec.workers or 1
+    file = find_file(arguments.file)
     if arguments.command == "plan":
-        return _plan(spec, output_dir, arguments.tracking_uri, workers)
+        return _plan(spec, file, output_dir, arguments.tracking_uri, workers)
     try:
-        return _run(spec, find_file(arguments.file), output_dir, arguments, workers)
+        return _run(spec, file, output_dir, arguments, workers)
     except KeyboardInterrupt:
         print(f"\nInterrupted. Nothing is lost: run the same command again to go on with {spec.name}.")
         return INTERRUPTED
@@ -79,21 +81,29 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _plan(spec: "SweepSpec", output_dir: Path, tracking_uri: str | None, workers: int) -> int:
+def _plan(spec: "SweepSpec", file: Path, output_dir: Path, tracking_uri: str | None, workers: int) -> int:
     from rich.console import Console
 
     from resbench.harness.store import default_tracking_uri
     from resbench.sweeps import pool
     from resbench.sweeps.estimate import throughput
-    from resbench.sweeps.plan import make_plan
     from resbench.sweeps.session import measured_before
     from resbench.sweeps.table import print_plan
 
-    plan = make_plan(spec)
+    plan = _make_plan(spec, file)
     measured = measured_before(tracking_uri or default_tracking_uri(output_dir), spec.name)
     expected = throughput(plan, measured, pool.threads_per_worker(workers), pool.gpus(plan))
     print_plan(Console(), plan, expected, workers)
     return 0
+
+
+def _make_plan(spec: "SweepSpec", file: Path) -> "Plan":
+    from resbench.sweeps.plan import make_plan
+
+    try:
+        return make_plan(spec)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _run(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Namespace, workers: int) -> int:
@@ -104,11 +114,10 @@ def _run(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Na
     with sweep_lock(folder):
         threads = pool.threads_per_worker(workers)
         pool.warm_up(threads)  # imports in the background while this process does the same to plan
-        from resbench.sweeps.plan import make_plan
         from resbench.sweeps.run import Machine
         from resbench.sweeps.session import run_plan
 
-        plan = make_plan(spec)
+        plan = _make_plan(spec, file)
         changes = "".join(f"# --set {assignment}\n" for assignment in arguments.set)
         summary = run_plan(
             plan,

@@ -5,7 +5,7 @@ from rich.table import Table
 
 from resbench.sweeps.estimate import Throughput
 from resbench.sweeps.plan import Plan
-from resbench.sweeps.progress import count, duration
+from resbench.sweeps.progress import count, duration, plural
 
 
 def print_plan(console: Console, plan: Plan, throughput: Throughput, workers: int) -> None:
@@ -13,7 +13,7 @@ def print_plan(console: Console, plan: Plan, throughput: Throughput, workers: in
     spec = plan.spec
     labels = [dict(part.split("=", 1) for part in cell.cell.id.split(",") if "=" in part) for cell in plan.cells]
     fixed = {name: label for name, label in labels[0].items() if all(other.get(name) == label for other in labels)}
-    title = f"{spec.name}: {len(plan.cells)} cells" + (
+    title = f"{spec.name}: {plural(len(plan.cells), 'cell')}" + (
         f", all with {', '.join(f'{k}={v}' for k, v in fixed.items())}" if fixed else ""
     )
     table = Table(title=title, title_justify="left")
@@ -42,16 +42,17 @@ def print_plan(console: Console, plan: Plan, throughput: Throughput, workers: in
 def totals(plan: Plan, throughput: Throughput, workers: int) -> list[str]:
     """Runs, tokens, FLOPs and time of the whole sweep in words."""
     spec = plan.spec
-    seeds = f"{len(spec.seeds)} seed{'s' * (len(spec.seeds) > 1)}"
+    seeds = plural(len(spec.seeds), "seed")
+    cells = plural(len(plan.cells), "cell")
     if spec.search:
-        per_cell = f"{len(plan.cells)} cells x ({plan.trials} search trials with seed {spec.search.seed} + {seeds} at the best found)"
+        per_cell = f"{cells} x ({plan.trials} search trials with seed {spec.search.seed} + {seeds} at the best found)"
     else:
-        per_cell = f"{len(plan.cells)} cells x {seeds}"
+        per_cell = f"{cells} x {seeds}"
     tokens = sum(cell.tokens for cell in plan.cells) * plan.runs_per_cell
     flops = sum(cell.flops for cell in plan.cells) * plan.runs_per_cell
     time = duration(throughput.total_seconds(plan, workers))
     return [
-        f"{plan.runs} runs = {per_cell}; {count(tokens)} tokens, {count(flops)} training FLOPs"
+        f"{plural(plan.runs, 'run')} = {per_cell}; {count(tokens)} tokens, {count(flops)} training FLOPs"
         + (", less what is pruned" if spec.search else ""),
-        f"about {time} with {workers} worker{'s' * (workers > 1)} (throughput {throughput.source})",
+        f"about {time} with {plural(workers, 'worker')} (throughput {throughput.source})",
     ]
