@@ -72,3 +72,11 @@ def test_checkpointing_gives_the_same_gradients(device: str) -> None:
 
     plain, again = (run(call, case.inputs, case.outputs, 0) for call in (case.call, checkpointed))
     assert all(torch.equal(plain[name], again[name]) for name in plain)
+
+
+@pytest.mark.parametrize("operation", ["mhc_boundary", "identity_boundary", "hc_boundary", "static_hc_boundary"])
+def test_boundaries_compile_into_one_graph(operation: str, device: str) -> None:
+    case = make(operation, 5, 2, 16, torch.float32, device)
+    compiled = torch.compile(case.call, fullgraph=True, backend="aot_eager")
+    eager, traced = (run(call, case.inputs, case.outputs, 0) for call in (case.call, compiled))
+    assert all(torch.equal(eager[name], traced[name]) for name in eager)
