@@ -92,7 +92,7 @@ def _plan(spec: "SweepSpec", file: Path, output_dir: Path, tracking_uri: str | N
 
     plan = _make_plan(spec, file)
     measured = measured_before(tracking_uri or default_tracking_uri(output_dir), spec.name)
-    expected = throughput(plan, measured, pool.threads_per_worker(workers), pool.gpus(plan))
+    expected = throughput(plan, measured, pool.threads_per_worker(workers), pool.gpus())
     print_plan(Console(), plan, expected, workers)
     return 0
 
@@ -125,7 +125,7 @@ def _run(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Na
             folder=folder,
             output_dir=output_dir,
             tracking_uri=arguments.tracking_uri,
-            machine=Machine(workers, threads, pool.gpus(plan)),
+            machine=Machine(workers, threads, pool.gpus()),
             extend=arguments.extend,
         )
     if summary.interrupted:

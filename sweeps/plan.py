@@ -123,6 +123,7 @@ def make_plan(spec: SweepSpec, describe: Describe | None = None, fields: SchemeF
     facts_of = _Facts(describe)
     planned = []
     for cell in found:
+        _one_device(cell)
         if spec.tokens_per_parameter is not None:
             cell = _with_proportional_tokens(cell, spec.tokens_per_parameter, facts_of)
         facts = facts_of(cell.config, cell.id)
@@ -190,6 +191,16 @@ def _with_proportional_tokens(cell: Cell, tokens_per_parameter: float, facts_of:
     config = copy.deepcopy(cell.config)
     keys.assign(config, keys.TOKENS, max(1, round(tokens_per_parameter * int(facts["params_total"]))))
     return Cell(cell.id, cell.labels, config)
+
+
+def _one_device(cell: Cell) -> None:
+    for name in ("devices", "num_nodes"):
+        value = keys.look_up(cell.config, ("trainer", name))
+        if str(value) not in ("None", "auto", "1"):
+            raise ValueError(
+                f"cell {cell.id!r}: trainer.{name}={value}: a run of a sweep is on one device (several GPUs are dealt out to the workers); "
+                "leave it out, or train such a model with `resbench fit`"
+            )
 
 
 def _check_searched_key(cell: Cell, key: str, distribution: Mapping[str, Any], facts_of: _Facts) -> None:

@@ -10,9 +10,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import TYPE_CHECKING
 
-from resbench.sweeps import keys
-from resbench.sweeps.plan import Plan
-
 if TYPE_CHECKING:
     from resbench.sweeps.trial import Failed, Finished, Job, Validation
 
@@ -40,11 +37,8 @@ def warm_up(threads: int) -> None:
     forkserver.ensure_running()
 
 
-def gpus(plan: Plan) -> int:
-    """How many GPUs can be dealt out to workers in turn; 0 without any, or if the sweep's runs ask for several each."""
-    wanted = {str(keys.look_up(cell.cell.config, ("trainer", "devices"))) for cell in plan.cells}
-    if not wanted <= {"None", "auto", "1"}:
-        return 0
+def gpus() -> int:
+    """How many GPUs can be dealt out to the workers in turn."""
     import torch
 
     return torch.cuda.device_count()

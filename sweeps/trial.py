@@ -92,7 +92,8 @@ def main(job: Job, connection: Connection) -> None:
     lock = hold_as_trial(job.lock_folder)
     _exit_if_orphaned()  # after taking the lock: a later sweep either sees the lock or this process leaves
     if job.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(job.gpu)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[job.gpu] if job.gpu < len(visible) and visible[0] else str(job.gpu)
     torch.set_num_threads(job.threads)
     try:
         result = _target(job.target)(

@@ -6,6 +6,7 @@ checkpoint file, as training does. `describe` stands for `resbench.harness.fit.d
 Run as a script, ``python sweep_stand_ins.py FILE OUTPUT_DIR`` is `resbench sweep run` with these in place of training.
 """
 
+import json
 import math
 import os
 import signal
@@ -103,6 +104,21 @@ def train(
     return _end(client, run_id, "diverged" if diverged else "complete", None if diverged else loss_at(budget), budget)
 
 
+def fit_and_measure_start(argv: list[str], *, on_validation: Any, **arguments: Any) -> Any:
+    """Real training that notes, in ``start.json`` beside the run, what it had cost until its first validation."""
+    from resbench.harness.fit import fit
+
+    before = set(sys.modules)
+    output = Path(yaml.safe_load(Path(argv[1]).read_text())["output_dir"])
+
+    def first_validation(tokens: int, loss: float) -> None:
+        start = {"cpu_s": time.process_time(), "imported": sorted(set(sys.modules) - before)}
+        (output / f"start-{os.getpid()}.json").write_text(json.dumps(start))
+        on_validation(tokens, loss)
+
+    return fit(argv, on_validation=first_validation, **arguments)
+
+
 def final_loss(config: dict[str, Any]) -> float:
     model = config["model"]
     if model.get("stand_in", {}).get("diverges"):
@@ -133,8 +149,16 @@ def _end(client: Any, run_id: str, outcome: str, loss: float | None, tokens: int
     return Result(outcome, loss, tokens)
 
 
-def run(file: Path, output_dir: Path, *, workers: int = 2, extend: bool = False, sets: list[str] | None = None) -> Any:
-    """`resbench sweep run` with the stand-ins; the summary."""
+def run(
+    file: Path,
+    output_dir: Path,
+    *,
+    workers: int = 2,
+    extend: bool = False,
+    target: str = "sweep_stand_ins:train",
+    real: bool = False,
+) -> Any:
+    """`resbench sweep run` with the stand-ins; the summary. ``real`` plans with real models."""
     from resbench.sweeps import pool
     from resbench.sweeps.lock import sweep_lock
     from resbench.sweeps.plan import make_plan
@@ -142,19 +166,19 @@ def run(file: Path, output_dir: Path, *, workers: int = 2, extend: bool = False,
     from resbench.sweeps.session import run_plan
     from resbench.sweeps.spec import load_spec
 
-    spec = load_spec(file, sets)
+    spec = load_spec(file)
     folder = output_dir / "sweeps" / spec.name
     with sweep_lock(folder):
         pool.warm_up(1)
         return run_plan(
-            make_plan(spec, describe, FIELDS.__getitem__),
+            make_plan(spec) if real else make_plan(spec, describe, FIELDS.__getitem__),
             file_text=file.read_text(),
             folder=folder,
             output_dir=output_dir,
             tracking_uri=f"sqlite:///{output_dir / 'mlflow.db'}",
             machine=Machine(workers, 1),
             extend=extend,
-            target="sweep_stand_ins:train",
+            target=target,
         )
 
 

@@ -1,8 +1,10 @@
 """`resbench sweep plan` and `resbench sweep run` as typed: what they print, what they refuse, and their exit codes."""
 
+import json
 from pathlib import Path
 
 import pytest
+import sweep_stand_ins
 
 from resbench.harness import cli
 
@@ -65,6 +67,7 @@ def test_a_stated_throughput_decides_the_estimate(file: Path, capsys: pytest.Cap
         (("size: [100k]", "backbone.width: [30]\n  backbone.n_heads: [4]"), ["width=30", "n_heads=4"]),
         (("size: [100k]", "model.learning_rate: [-1]"), ["learning_rate=-1"]),
         (("size: [100k]", "model.learnin_rate: [1]"), ["learnin_rate"]),
+        (("size: [100k]", "trainer.devices: [2]"), ["trainer.devices=2", "on one device"]),
         (("seeds: [0, 1]", "seeds: []"), ["sweep.yaml: seeds"]),
     ],
 )
@@ -109,3 +112,24 @@ def test_run_trains_and_a_plan_afterwards_knows_the_measured_throughput(
     assert "Add --extend" in capsys.readouterr().err
     assert resbench("sweep", "run", *command, "--extend") == 0
     assert "4 of 4 runs have a result" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_trial_starts_at_once_because_everything_was_loaded_before_it_was_forked(
+    file: Path, output_dir: Path
+) -> None:
+    file.write_text(SWEEP.replace("seeds: [0, 1]", "seeds: [0, 1, 2]"))
+    assert sweep_stand_ins.run(
+        file, output_dir, workers=1, target="sweep_stand_ins:fit_and_measure_start", real=True
+    ).complete
+    starts = [json.loads(path.read_text()) for path in output_dir.glob("start-*.json")]
+    assert len(starts) == 2 * 3
+    # Importing torch, lightning and mlflow takes over five seconds of CPU time; a forked trial has them.
+    assert sorted(start["cpu_s"] for start in starts)[3] < 1.5
+    heavy = [
+        name
+        for start in starts
+        for name in start["imported"]
+        if name.partition(".")[0] in ("lightning", "mlflow", "sqlalchemy", "pandas")
+    ]
+    assert len(set(heavy)) < 10, heavy
