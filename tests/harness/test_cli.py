@@ -84,7 +84,10 @@ def screen(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--model.backbone.width=33"], ["width=33", "n_heads=2"]),
         (["--model.scheme=mhc", "--model.scheme.n_streams=0"], ["n_streams=0"]),
         (["--data.root=/no/such/folder"], ["/no/such/folder"]),
-        (["--data=text", "--data.data_files=/no/such.txt"], ["data.init_args.data_files", "no such file: /no/such.txt"]),
+        (
+            ["--data=text", "--data.data_files=/no/such.txt"],
+            ["data.init_args.data_files", "no such file: /no/such.txt"],
+        ),
         (["--tracking.uri=http://127.0.0.1:9"], ["127.0.0.1:9", "does not answer"]),
         (["--tracking.uri=./mlruns"], ["sqlite:///"]),
         (["--config=missing.yaml"], ["missing.yaml"]),
