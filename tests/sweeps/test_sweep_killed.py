@@ -26,7 +26,7 @@ search:
   sampler: {name: tpe, args: {n_startup_trials: 1}}
 exclude: [{scheme.n_streams: 4}]
 """
-KILLS = 3
+KILLS = 2
 # Cells without n_streams=4: resnet, hc and mhc; each with 2 trials and 2 seeds.
 PLANNED = 3 * (2 + 2)
 
@@ -151,7 +151,7 @@ def test_killed_before_the_first_run(
     """The moments between starting, taking the lock, creating the experiment, the parent run and the record of the plan."""
     file = sweep_file(SEARCH)
     dice = random.Random(5)
-    for _ in range(5):
+    for _ in range(3):
         process = start(file, output_dir)
         wait_until = time.monotonic() + dice.uniform(0.5, 4.0)
         while time.monotonic() < wait_until:
