@@ -121,7 +121,8 @@ def _check_version(path: Path, uri: str) -> None:
     if not path.exists() or path.stat().st_size == 0:
         return
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+        # Not read-only: a process killed while it wrote leaves a journal, and SQLite undoes that write only for a reader who may write.
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=60)) as database:
             tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
             rows = (
                 database.execute("select version_num from alembic_version").fetchall()

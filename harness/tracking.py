@@ -151,12 +151,18 @@ class TrackedRun:
     def log_dataset(self, name: str, digest: str, facts: Mapping[str, Any], context: str = "training") -> None:
         """Record what data the run used."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
 
         profile = json.dumps(dict(facts))
         dataset = Dataset(
             name, digest, "resbench", json.dumps({"source": str(facts.get("source", name))}), profile=profile
         )
-        self.client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
+        try:
+            self.client.log_inputs(self.run_id, inputs)
+        except MlflowException:
+            # Two first runs of an experiment both found the data unknown and both added them; the slower one now finds them there.
+            self.client.log_inputs(self.run_id, inputs)
 
     def _send_until_closed(self) -> None:
         wait = SEND_EVERY_S

@@ -2,9 +2,8 @@
 
 import os
 import shlex
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -84,23 +83,10 @@ def run_plan(
 def open_ledger(uri: str, study: str) -> Ledger:
     """The books of a study, read; its MLflow experiment is created if there is none."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    _roll_back_unfinished_write(uri)
     client = open_store(uri)
     ledger = Ledger(client, experiment_id(client, uri, study), study)
     ledger.load()
     return ledger
-
-
-def _roll_back_unfinished_write(uri: str) -> None:
-    """A process killed while it wrote leaves a journal beside the database; SQLite undoes the write when someone who may write reads."""
-    database = sqlite_path(uri)
-    if database is None or not database.with_name(f"{database.name}-journal").exists():
-        return
-    with (
-        suppress(sqlite3.Error),
-        closing(sqlite3.connect(database, timeout=60)) as connection,
-    ):  # `open_store` words what is wrong with it
-        connection.execute("select count(*) from sqlite_master").fetchone()
 
 
 def measured_before(uri: str, study: str) -> list[tuple[str, float, float]]:
@@ -108,7 +94,6 @@ def measured_before(uri: str, study: str) -> list[tuple[str, float, float]]:
     database = sqlite_path(uri)
     if database is not None and not database.exists():
         return []
-    _roll_back_unfinished_write(uri)
     if open_store(uri).get_experiment_by_name(study) is None:
         return []
     return open_ledger(uri, study).measured()

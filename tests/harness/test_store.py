@@ -4,7 +4,10 @@ import multiprocessing
 import shutil
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -127,3 +130,29 @@ def test_an_empty_file_becomes_a_database(tmp_path: Path, empty_store: Path) -> 
     copied = tmp_path / "copy.db"
     shutil.copy(path, copied)
     open_store(f"sqlite:///{copied}")
+
+
+KILLED_WRITER = """
+import os, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("pragma cache_size = 1")  # so that pages reach the file, and their old content the journal, before the end
+database.execute("begin")
+database.executemany("insert into tags(key, value, run_uuid) values (?, ?, ?)", ((str(i), "x" * 500, sys.argv[2]) for i in range(2000)))
+os._exit(9)
+"""
+
+
+def test_a_writer_killed_in_mid_write_does_not_lock_readers_out(output_dir: Path) -> None:
+    uri = default_tracking_uri(output_dir)
+    client = open_store(uri)
+    run_id = client.create_run(experiment_id(client, uri, "x")).info.run_id
+    tags = client.get_run(run_id).data.tags
+    database = output_dir / "mlflow.db"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("pragma journal_mode = delete")
+    killed = subprocess.run([sys.executable, "-c", KILLED_WRITER, str(database), run_id], check=False)
+    assert killed.returncode == 9
+    journal = output_dir / "mlflow.db-journal"
+    assert journal.stat().st_size > 0
+    assert open_store(uri).get_run(run_id).data.tags == tags
+    assert not journal.exists()

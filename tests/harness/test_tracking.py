@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from harness_support import history
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from resbench.harness import tracking
 from resbench.harness.store import default_tracking_uri, experiment_id, open_store
@@ -126,3 +127,30 @@ def test_params_are_written_once_and_whole(client: MlflowClient, run_id: str, tm
 
 def test_flattening() -> None:
     assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
+
+
+class Beaten:
+    """A client whose first dataset another run of the experiment records a moment earlier, as MLflow then reports it."""
+
+    def __init__(self, client: MlflowClient, other_run: str) -> None:
+        self._client, self._other_run, self._beaten = client, other_run, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def log_inputs(self, run_id: str, datasets: Any) -> None:
+        if not self._beaten:
+            self._beaten = True
+            self._client.log_inputs(self._other_run, datasets)
+            raise MlflowException("UNIQUE constraint failed: datasets.experiment_id, datasets.name, datasets.digest")
+        self._client.log_inputs(run_id, datasets)
+
+
+def test_two_runs_may_record_the_same_data_at_once(client: MlflowClient, run_id: str, tmp_path: Path) -> None:
+    other_run = str(client.create_run(client.get_run(run_id).info.experiment_id).info.run_id)
+    racing: Any = Beaten(client, other_run)
+    run = TrackedRun(racing, run_id, tmp_path / "unsent.json")
+    run.log_dataset("python-source", "5678", {"source": "a library"})
+    run.close()
+    for each in (run_id, other_run):
+        assert [i.dataset.digest for i in client.get_run(each).inputs.dataset_inputs] == ["5678"]
