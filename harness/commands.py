@@ -40,7 +40,9 @@ def _summary(result: "object") -> str:
     lines = [f"run {result.run_id}: {result.outcome} after {result.tokens:,} tokens"]
     if result.reason:
         lines.append(f"  {result.reason}")
-    if result.val_loss is not None and result.bits_per_byte is not None:
+    if result.val_loss is not None and result.bits_per_byte is None:
+        lines.append(f"  validation loss {result.val_loss:.4f} nats")
+    elif result.val_loss is not None:
         known = result.unigram_bits_per_byte
         beside = f" (token frequencies alone: {known:.3f})" if known is not None else ""
         lines.append(

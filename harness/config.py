@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from resbench.harness.config_errors import Source, explain, raised_by_constructor, where_given
 from resbench.harness.module import LanguageModel
 from resbench.harness.shortnames import class_path, replace_in_argv, replace_in_tree
+from resbench.tasks.task import tokens_per_example
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Budget:
 
     Parameters
     ----------
-    tokens: training tokens of the run, rounded up to whole optimizer steps.
+    tokens: training tokens of the run, rounded up to whole optimizer steps; for a vision task an image counts as one.
     """
 
     tokens: int = 1_000_000
@@ -94,7 +95,7 @@ DECIDED_BY_US: dict[str, str] = {
     "default_root_dir": "set output_dir",
     "use_distributed_sampler": "tasks shard their own data",
     "reload_dataloaders_every_n_epochs": "training has no epochs",
-    "sync_batchnorm": "there is no batch norm",
+    "sync_batchnorm": "each process normalises over its own images",
     "inference_mode": "validation always runs without gradients",
     "model_registry": "runs keep their checkpoints in output_dir",
     "enable_autolog_hparams": "parameters are always logged",
@@ -236,7 +237,7 @@ class RunCLI(LightningCLI):
         data: Any = self.datamodule
         trainer = self.config.trainer
         sequences = data.batch_size * (trainer.accumulate_grad_batches or 1) * world_size(trainer)
-        return int(sequences * data.context_length)
+        return int(sequences * tokens_per_example(data))
 
     @property
     def steps(self) -> int:

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from resbench.architectures.scheme import ResidualScheme
 from resbench.harness.schedule import WarmupStableDecay
+from resbench.tasks.task import model_inputs
 
 SchemeFactory = Callable[[int, int], ResidualScheme]
 BackboneFactory = Callable[[SchemeFactory, int, int], nn.Module]
@@ -79,7 +80,7 @@ class LanguageModel(LightningModule):
         self.loss_bound = loss_bound
         self.compile_network = compile
         self.network: nn.Module | None = None
-        self._forward: Callable[[Tensor], Tensor] | None = None
+        self._forward: Callable[..., Tensor] | None = None
         self.init_seed = torch.initial_seed()
         self.grad_norm: Tensor | None = None
         """Norm of all gradients before clipping at the last optimizer step, a scalar on the device."""
@@ -95,9 +96,7 @@ class LanguageModel(LightningModule):
                 network = self._backbone(self._scheme, vocab_size, context_length)
             self.network = network
             # Compiling the LightningModule itself would trace Lightning's own bookkeeping.
-            self._forward = cast(
-                "Callable[[Tensor], Tensor]", torch.compile(network) if self.compile_network else network
-            )
+            self._forward = cast("Callable[..., Tensor]", torch.compile(network) if self.compile_network else network)
         return self.network
 
     def bound_for(self, vocab_size: int) -> float:
@@ -110,18 +109,18 @@ class LanguageModel(LightningModule):
         with torch.device("cpu"):
             self.build(data.vocab_size, data.context_length)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens: int64 [B, T] -> logits [B, T, V]."""
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the task gives (tokens, say: int64 [B, T]) -> logits [B, T, V], or [B, V] for images."""
         assert self._forward is not None
-        return self._forward(tokens)
+        return self._forward(*inputs)
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         return self.loss(batch)
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Mean cross-entropy over the scored targets, in nats, float32; a target of -100 is not scored."""
-        logits = self(batch["tokens"])
-        return F.cross_entropy(logits.float().flatten(0, 1), batch["targets"].flatten(), ignore_index=-100)
+        logits = self(*model_inputs(batch))
+        return F.cross_entropy(logits.float().flatten(0, -2), batch["targets"].flatten(), ignore_index=-100)
 
     def configure_gradient_clipping(
         self,

@@ -1,5 +1,6 @@
 """What is known of a run before its first step: counted from the configuration, and written to MLflow."""
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from resbench.architectures.registry import BrokenPlugin, available, resolve
 from resbench.harness import names
 from resbench.harness.config import RunCLI
 from resbench.harness.provenance import config_hash, provenance_tags
 from resbench.harness.shortnames import short_name
 from resbench.harness.store import experiment_id
 from resbench.harness.tracking import TrackedRun, flatten
+from resbench.tasks.task import inputs_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,6 +39,7 @@ class Facts:
 def count(cli: RunCLI) -> Facts:
     """Build the network without memory for its weights and count. Raises ValueError for a network that cannot be built."""
     data: Any = cli.datamodule
+    check_inputs(cli)
     trial = copy.copy(cli.model)
     trial._modules = dict(cli.model._modules)  # the copy's network must not become the original's
     with torch.device("meta"):
@@ -122,6 +126,7 @@ def open_run(
             names.PARAMS_BRANCHES: facts.params_total - facts.params_connection,
             names.FLOPS_PER_TOKEN: facts.flops_per_token,
             names.DATA_UNIGRAM_BITS_PER_BYTE: getattr(data, "unigram_bits_per_byte", None),
+            **{f"data_{name}": value for name, value in (data.levels() if hasattr(data, "levels") else {}).items()},
             names.DEPTH: facts.depth,
             names.WIDTH: facts.width,
         }
@@ -146,6 +151,23 @@ def run_tags(config: Mapping[str, Any]) -> dict[str, str | None]:
         names.TAG_SEED: str(config["seed_everything"]),
         names.TAG_TASK: short_name("task", config["data"]["class_path"]),
     }
+
+
+def check_inputs(cli: RunCLI) -> None:
+    """Raise ValueError when the backbone cannot take what the task gives, naming backbones that can."""
+    path = str(cli.config.model.backbone.class_path)
+    given, taken = inputs_of(cli.datamodule), inputs_of(resolve("backbone", path))
+    if set(given) <= set(taken):
+        return
+    able = []
+    for plugin in available("backbone").values():
+        with contextlib.suppress(BrokenPlugin):
+            able += [plugin.name] if set(given) <= set(inputs_of(plugin.load())) else []
+    raise ValueError(
+        f"model.backbone={short_name('backbone', path)}: it takes {' and '.join(taken)}, and the task "
+        f"{short_name('task', str(cli.config.data.class_path))} gives {' and '.join(given)}. "
+        f"Backbones for this task: {', '.join(able) or 'none is installed'}"
+    )
 
 
 def device_of(cli: RunCLI) -> torch.device:

@@ -15,19 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 
 from resbench.tasks.cache import FORMAT, default_cache_dir, load_or_build
 from resbench.tasks.corpus import Corpus, CorpusWriter, Split
 from resbench.tasks.encoding import ByteEncoding, Encoding
-from resbench.tasks.loader import TrainLoader, ValidationLoader, windows_in
+from resbench.tasks.loader import TrainLoader, ValidationLoader, WindowBatches, for_trainer, windows_in
 from resbench.tasks.order import WindowOrder
 from resbench.tasks.progress import build_progress
+from resbench.tasks.task import Task
 
 
-class LanguageTask(LightningDataModule):
+class LanguageTask(Task):
     """Next-token prediction on a corpus; subclasses say where its documents come from.
 
     Batches are dicts of CPU tensors ``tokens`` and ``targets``, int64 [batch_size, context_length]; the target of a token is
@@ -123,29 +121,14 @@ class LanguageTask(LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         """Endless training batches of this rank, resumable."""
         stream = self._corpus.train
-        rank, world_size = _rank_and_world_size()
-        trainer = self.trainer
-        driven = (
-            trainer is not None
-            and trainer.state.fn == TrainerFn.FITTING
-            and trainer.state.status == TrainerStatus.RUNNING
-        )
-        progress = trainer.fit_loop.epoch_loop.batch_progress.total if trainer is not None and driven else None
-        return TrainLoader(
-            stream,
-            WindowOrder(windows_in(len(stream), self.context_length), self.seed),
-            self.context_length,
-            self.batch_size,
-            rank,
-            world_size,
-            self.num_workers,
-            identity={
-                "data_fingerprint": self.fingerprint,
-                "context_length": self.context_length,
-                "seed": self.seed,
-            },
-            trained_batches=None if progress is None else (lambda: progress.state_dict()["processed"]),
-        )
+        order = WindowOrder(windows_in(len(stream), self.context_length), self.seed)
+        identity: dict[str, str | int] = {
+            "data_fingerprint": self.fingerprint,
+            "context_length": self.context_length,
+            "seed": self.seed,
+        }
+        batches = WindowBatches(stream, order, self.context_length, self.batch_size)
+        return for_trainer(self.trainer, batches, self.num_workers, identity)
 
     def val_dataloader(self) -> ValidationLoader:
         """The validation sequences, in a fixed order, the same on every rank."""
@@ -154,7 +137,7 @@ class LanguageTask(LightningDataModule):
     # What is known of the data.
 
     @property
-    def vocab_size(self) -> int:
+    def vocab_size(self) -> int:  # type: ignore[override]
         """Token ids are below it; known before `setup`."""
         return self.encoding.vocab_size
 
@@ -248,9 +231,3 @@ class LanguageTask(LightningDataModule):
             n_bytes += int(self._corpus.validation_bytes.array[scored].sum(dtype=np.int64))
             n_bits += float(bits[self._corpus.validation.array[scored]].sum())
         return n_bytes, len(self._val_windows) * self.context_length, n_bits
-
-
-def _rank_and_world_size() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1

@@ -1,4 +1,4 @@
-"""Batches of packed sequences: an endless training stream that can be resumed, and a fixed validation set.
+"""Batches by position: an endless training stream that can be resumed, a fixed validation set, and windows of packed tokens.
 
 Sequence w of a stream with tokens t is the window ``t[wT : wT + T]``; its targets are the same window one token later. The
 windows of a split overlap nowhere but in that last target. A document's end is a token like any other and is scored.
@@ -6,17 +6,25 @@ windows of a split overlap nowhere but in that last target. A document's end is 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch.utils.data import DataLoader, Dataset
 
 from resbench.tasks.corpus import MappedArray
 from resbench.tasks.order import WindowOrder
+from resbench.tasks.task import Batch
 
-Batch = dict[str, torch.Tensor]
-"""{"tokens": int64 [B, T], "targets": int64 [B, T]}; a target of -100 is not scored (language tasks score all)."""
+
+class Batches(Protocol):
+    """The batch that starts at a position of an endless stream of examples: a function of the position alone."""
+
+    batch_size: int
+
+    def __getitem__(self, position: int) -> Batch: ...
 
 
 def windows_in(tokens: int, context_length: int) -> int:
@@ -32,8 +40,8 @@ def gather(stream: MappedArray, windows: "np.ndarray[Any, np.dtype[np.int64]]", 
 
 
 @dataclass
-class _TrainBatches(Dataset[Batch]):
-    """The batch that starts at a given position of the endless stream of sequences."""
+class WindowBatches:
+    """Windows of packed tokens in a keyed order; see `Batches`."""
 
     stream: MappedArray
     order: WindowOrder
@@ -62,7 +70,7 @@ class _Positions:
 class TrainLoader:
     """Endless batches in an order fixed by the seed; iterating again goes on where the consumer stopped.
 
-    The stream of sequences is global: each step takes the next ``batch_size * world_size`` of them and rank r the r-th part,
+    The stream of examples is global: each step takes the next ``batch_size * world_size`` of them and rank r the r-th part,
     so that no two ranks see the same one and a world of two sees what a world of one with twice the batch would.
 
     `state_dict` holds the position behind the last batch that was *trained on*. Lightning fetches one batch ahead and workers
@@ -70,28 +78,23 @@ class TrainLoader:
     `trained_batches` says how many batches it has finished, and otherwise the batches handed out count.
 
     Args:
-        stream: the train split's tokens.
-        order: of its windows.
-        context_length, batch_size: T and B of a batch.
-        rank, world_size: which part of each step's sequences is ours.
-        num_workers: processes that gather batches; 0 gathers in this one. The batches do not depend on it.
+        batches: what is trained on, by position.
+        num_workers: processes that make batches; 0 makes them in this one. The batches do not depend on it.
         identity: what a saved position means something for; loading one saved with another identity is an error.
+        rank, world_size: which part of each step's examples is ours.
         trained_batches: a counter of finished batches, if there is one to ask.
     """
 
     def __init__(
         self,
-        stream: MappedArray,
-        order: WindowOrder,
-        context_length: int,
-        batch_size: int,
-        rank: int,
-        world_size: int,
+        batches: Batches,
         num_workers: int,
         identity: dict[str, str | int],
+        rank: int = 0,
+        world_size: int = 1,
         trained_batches: Callable[[], int] | None = None,
     ) -> None:
-        self._batches = _TrainBatches(stream, order, context_length, batch_size)
+        self._batches = batches
         self._rank, self._world_size = rank, world_size
         self._num_workers = num_workers
         self._identity = identity
@@ -104,7 +107,7 @@ class TrainLoader:
         self._set_position(self._position())
         size = self._batches.batch_size
         loader = DataLoader(
-            self._batches,
+            cast("Dataset[Batch]", self._batches),
             batch_size=None,
             sampler=_Positions(self._start + self._rank * size, size * self._world_size),
             num_workers=self._num_workers,
@@ -146,6 +149,38 @@ class TrainLoader:
         return self._handed_out if self._trained_batches is None else self._trained_batches()
 
 
+def for_trainer(
+    trainer: Trainer | None, batches: Batches, num_workers: int, identity: dict[str, str | int]
+) -> TrainLoader:
+    """The loader of this process's rank; while a trainer fits, one whose position is what that trainer has finished."""
+    return TrainLoader(
+        batches, num_workers, identity, *rank_and_world_size(), trained_batches=finished_batches(trainer)
+    )
+
+
+def finished_batches(trainer: Trainer | None) -> Callable[[], int] | None:
+    """A counter of the batches a fitting trainer has stepped on; None when none is fitting."""
+    fitting = (
+        trainer is not None and trainer.state.fn == TrainerFn.FITTING and trainer.state.status == TrainerStatus.RUNNING
+    )
+    if trainer is None or not fitting:
+        return None
+    progress = trainer.fit_loop.epoch_loop.batch_progress.total
+    return lambda: progress.state_dict()["processed"]
+
+
+def rank_and_world_size() -> tuple[int, int]:
+    """Of this process; (0, 1) when it is alone."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def pinned(batch: Batch) -> Batch:
+    """The batch in page-locked memory where there is a GPU to copy it to."""
+    return {name: t.pin_memory() for name, t in batch.items()} if torch.cuda.is_available() else batch
+
+
 class ValidationLoader:
     """The same sequences in the same order for every run and on every rank; the last batch may be smaller.
 
@@ -170,5 +205,4 @@ class ValidationLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         for start in range(0, len(self._windows), self._batch_size):
-            batch = gather(self._stream, self._windows[start : start + self._batch_size], self._context_length)
-            yield {name: t.pin_memory() for name, t in batch.items()} if torch.cuda.is_available() else batch
+            yield pinned(gather(self._stream, self._windows[start : start + self._batch_size], self._context_length))

@@ -14,6 +14,7 @@ from resbench.harness import names
 from resbench.harness.callbacks.context import Diverged, RunContext
 from resbench.harness.gain import GainProfile, profile
 from resbench.harness.module import LanguageModel
+from resbench.tasks.task import model_inputs
 
 OnValidation = Callable[[int, float], None]
 
@@ -42,6 +43,7 @@ class Validation(Callback):
         self._batches: list[dict[str, Tensor]] | None = None
         self.last_loss: float | None = None
         self.last_bits_per_byte: float | None = None
+        self.last_measures: dict[str, float] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
@@ -61,23 +63,30 @@ class Validation(Callback):
         assert isinstance(module, LanguageModel)
         tokens = self._step * self._context.tokens_per_step
         with self._context.clock.paused():
-            loss, bits_per_byte, gains = self._evaluate(trainer, module)
-            metrics = {names.VAL_LOSS: loss, names.VAL_BITS_PER_BYTE: bits_per_byte}
+            loss, bits_per_byte, measures, gains = self._evaluate(trainer, module)
+            metrics = {names.VAL_LOSS: loss, **measures}
+            if bits_per_byte is not None:
+                metrics[names.VAL_BITS_PER_BYTE] = bits_per_byte
             if gains is not None:
                 metrics |= gain_metrics(gains)
                 self._save_profile(gains, tokens)
             self._context.log(metrics, tokens)
-            self.last_loss, self.last_bits_per_byte = loss, bits_per_byte
+            self.last_loss, self.last_bits_per_byte, self.last_measures = loss, bits_per_byte, measures
             if not math.isfinite(loss) or loss > self._bound:
                 raise Diverged(tokens, f"validation loss {loss:.4g} (bound {self._bound:.4g})")
             if self._on_validation is not None and tokens > 0 and trainer.is_global_zero:
                 self._on_validation(tokens, loss)
 
-    def _evaluate(self, trainer: Trainer, module: LanguageModel) -> tuple[float, float, GainProfile | None]:
+    def _evaluate(
+        self, trainer: Trainer, module: LanguageModel
+    ) -> tuple[float, float | None, dict[str, float], GainProfile | None]:
+        """Loss, bits per byte where the task knows bytes, the task's own measures, and gains."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if self._batches is None:
             self._batches = list(data.val_dataloader())
         assert module.network is not None
+        extra = getattr(data, "measures", None)
+        found: dict[str, Tensor] = {}
         was_training = module.network.training
         module.network.eval()
         try:
@@ -86,15 +95,21 @@ class Validation(Callback):
                 for batch in self._batches:
                     batch = trainer.strategy.batch_to_device(batch)
                     targets = batch["targets"].flatten()
-                    logits = module(batch["tokens"]).float().flatten(0, 1)
-                    sums[0] += F.cross_entropy(logits, targets, ignore_index=-100, reduction="sum").double()
+                    logits = module(*model_inputs(batch)).float()
+                    flat = logits.flatten(0, -2)
+                    sums[0] += F.cross_entropy(flat, targets, ignore_index=-100, reduction="sum").double()
                     sums[1] += (targets != -100).sum()
+                    for name, pair in extra(logits, batch).items() if extra is not None else ():
+                        found[name] = found.get(name, 0) + torch.stack([part.double() for part in pair])
                 gains = self._gains(trainer, module)
         finally:
             module.network.train(was_training)
         total, scored = sums.tolist()
         loss = total / scored
-        return loss, loss / math.log(2) / data.bytes_per_token, gains
+        bytes_per_token = getattr(data, "bytes_per_token", None)
+        bits_per_byte = loss / math.log(2) / bytes_per_token if bytes_per_token else None
+        measures = {name: float(pair[0] / pair[1]) for name, pair in found.items() if pair[1] > 0}
+        return loss, bits_per_byte, measures, gains
 
     def _gains(self, trainer: Trainer, module: LanguageModel) -> GainProfile | None:
         """Gains on the first validation sequences; None for a scheme that is no linear mix, and when switched off."""
@@ -102,7 +117,9 @@ class Validation(Callback):
         if self._gain_sequences == 0 or not hasattr(network, "scheme"):
             return None
         assert self._batches is not None
-        tokens = torch.cat([batch["tokens"] for batch in self._batches[: self._gain_sequences]])[: self._gain_sequences]
+        count = self._gain_sequences
+        columns = zip(*(model_inputs(batch) for batch in self._batches[:count]), strict=True)
+        inputs = [torch.cat(parts)[:count] for parts in columns]
         mixes: list[Tensor] = []
 
         def observe(i: int, state: Any, ctx: Any, u: Tensor, y: Tensor) -> None:
@@ -110,7 +127,7 @@ class Validation(Callback):
             if mix is not None:
                 mixes.append(mix)
 
-        network(trainer.strategy.batch_to_device(tokens), observe=observe)
+        network(*trainer.strategy.batch_to_device(inputs), observe=observe)
         return profile(mixes) if len(mixes) == network.scheme.n_sublayers else None
 
     def _save_profile(self, gains: GainProfile, tokens: int) -> None:

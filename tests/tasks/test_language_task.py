@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 
 from resbench.tasks.hub_text import HubText
 from resbench.tasks.language import LanguageTask
-from resbench.tasks.loader import TrainLoader
+from resbench.tasks.loader import TrainLoader, WindowBatches
 from resbench.tasks.order import WindowOrder
 from resbench.tasks.python_source import PythonSource
 
@@ -75,7 +75,7 @@ def test_ranks_partition_what_one_process_would_see(numbers_task: TextTask, worl
     stream = task._corpus.train
     order = WindowOrder((len(stream) - 1) // 16, seed=0)
     alone = windows(numbers_task(batch_size=4 * world_size), 10)
-    loaders = [TrainLoader(stream, order, 16, 4, rank, world_size, 0, {}) for rank in range(world_size)]
+    loaders = [TrainLoader(WindowBatches(stream, order, 16, 4), 0, {}, rank, world_size) for rank in range(world_size)]
     together = [
         tuple(row)
         for step in zip(*(islice(loader, 10) for loader in loaders), strict=True)
