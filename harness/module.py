@@ -1,21 +1,27 @@
 """A language model under training: a backbone joined by a residual scheme, cross-entropy, AdamW and a warm-up-stable-decay schedule."""
 
+import contextlib
+import inspect
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from resbench.architectures.linear_cross_entropy import LossKind
 from resbench.architectures.scheme import ResidualScheme
+from resbench.harness.compilation import CompileMode, compiled
 from resbench.harness.schedule import WarmupStableDecay
 from resbench.tasks.task import model_inputs
 
 SchemeFactory = Callable[[int, int], ResidualScheme]
+Attention = Literal["auto", "torch", "cudnn", "flash"]
 BackboneFactory = Callable[[SchemeFactory, int, int], nn.Module]
 """``(scheme, vocab_size, context_length) -> backbone``: a backbone with its own arguments already bound."""
 
@@ -36,7 +42,12 @@ class LanguageModel(LightningModule):
     decay_fraction: part of the run, at its end, over which it falls linearly.
     final_learning_rate_fraction: what it falls to, as a fraction of the peak.
     loss_bound: a training or validation loss (nats) above this counts as divergence; null means four times the loss of a uniform guess.
-    compile: compile the network with torch.compile.
+    loss: how the loss and its gradient come from the output projection: ``chunked`` never holds the logits of all tokens, ``plain`` does,
+        ``auto`` is ``chunked`` for vocabularies from 4096 on. A backbone that only gives logits has the plain one.
+    attention: kernels of scaled_dot_product_attention to try first on a GPU: ``torch`` leaves it to torch, ``auto`` is ``cudnn`` on Hopper and later,
+        where it is the fastest, unless the run is deterministic.
+    compile: compile the network with torch.compile, as one graph; null compiles on a GPU.
+    compile_mode: of torch.compile; ``reduce-overhead`` replays CUDA graphs, for models so small that launching kernels takes longer than they run.
 
     Raises ValueError for a value out of range.
     """
@@ -53,7 +64,10 @@ class LanguageModel(LightningModule):
         decay_fraction: float = 0.2,
         final_learning_rate_fraction: float = 0.0,
         loss_bound: float | None = None,
-        compile: bool = False,
+        loss: LossKind = "auto",
+        attention: Attention = "auto",
+        compile: bool | None = None,
+        compile_mode: CompileMode = "default",
     ) -> None:
         super().__init__()
         if not (learning_rate > 0 and math.isfinite(learning_rate)):
@@ -73,14 +87,24 @@ class LanguageModel(LightningModule):
             raise ValueError(
                 f"model.final_learning_rate_fraction={final_learning_rate_fraction}: expected a number from 0 to 1"
             )
+        choices = (
+            ("loss", loss, LossKind),
+            ("attention", attention, Attention),
+            ("compile_mode", compile_mode, CompileMode),
+        )
+        for name, value, known in choices:
+            if value not in get_args(known):
+                raise ValueError(f"model.{name}={value!r}: expected one of {', '.join(get_args(known))}")
         self._scheme, self._backbone = scheme, backbone
         self.learning_rate, self.weight_decay, self.betas, self.eps = learning_rate, weight_decay, betas, eps
         self.warmup_fraction, self.decay_fraction = warmup_fraction, decay_fraction
         self.final_learning_rate_fraction = final_learning_rate_fraction
         self.loss_bound = loss_bound
-        self.compile_network = compile
+        self.loss_kind, self.attention = loss, attention
+        self.compile_network, self.compile_mode = compile, compile_mode
         self.network: nn.Module | None = None
         self._forward: Callable[..., Tensor] | None = None
+        self._knows_loss = False
         self.init_seed = torch.initial_seed()
         self.grad_norm: Tensor | None = None
         """Norm of all gradients before clipping at the last optimizer step, a scalar on the device."""
@@ -94,9 +118,8 @@ class LanguageModel(LightningModule):
             with torch.random.fork_rng():
                 torch.manual_seed(self.init_seed)
                 network = self._backbone(self._scheme, vocab_size, context_length)
-            self.network = network
-            # Compiling the LightningModule itself would trace Lightning's own bookkeeping.
-            self._forward = cast("Callable[..., Tensor]", torch.compile(network) if self.compile_network else network)
+            self.network = self._forward = network
+            self._knows_loss = "targets" in inspect.signature(network.forward).parameters
         return self.network
 
     def bound_for(self, vocab_size: int) -> float:
@@ -108,6 +131,14 @@ class LanguageModel(LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         with torch.device("cpu"):
             self.build(data.vocab_size, data.context_length)
+        self.compile_for(self.trainer.strategy.root_device)
+
+    def compile_for(self, device: torch.device) -> None:
+        """Compile the built network if it is to be compiled on such a device."""
+        assert self.network is not None
+        if self.compile_network or (self.compile_network is None and device.type == "cuda"):
+            # The network alone: compiling the LightningModule would trace Lightning's own bookkeeping.
+            self._forward = compiled(self.network, self.compile_mode)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """What the task gives (tokens, say: int64 [B, T]) -> logits [B, T, V], or [B, V] for images."""
@@ -119,8 +150,24 @@ class LanguageModel(LightningModule):
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Mean cross-entropy over the scored targets, in nats, float32; a target of -100 is not scored."""
-        logits = self(*model_inputs(batch))
-        return F.cross_entropy(logits.float().flatten(0, -2), batch["targets"].flatten(), ignore_index=-100)
+        assert self._forward is not None
+        if self.compile_mode == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()
+            return self._loss(self._forward, batch).clone()  # the graph's own is overwritten by its next replay
+        return self._loss(self._forward, batch)
+
+    def evaluate(self, batch: dict[str, Tensor]) -> Tensor:
+        """`loss` without compiling: validation is a small part of a run, and a graph of its own would take longer to compile than it saves."""
+        assert self.network is not None
+        return self._loss(self.network, batch)
+
+    def _loss(self, forward: Callable[..., Tensor], batch: dict[str, Tensor]) -> Tensor:
+        inputs, targets = model_inputs(batch), batch["targets"]
+        with attention_kernels(self.attention, targets.device):
+            if self._knows_loss:
+                return forward(*inputs, targets=targets, loss=self.loss_kind)
+            logits = forward(*inputs)
+        return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=-100)
 
     def configure_gradient_clipping(
         self,
@@ -134,8 +181,18 @@ class LanguageModel(LightningModule):
             self.grad_norm = nn.utils.get_total_norm([p.grad for p in parameters])
             nn.utils.clip_grad_value_(parameters, float(gradient_clip_val))
         else:
-            limit = float(gradient_clip_val) if gradient_clip_val else math.inf
-            self.grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
+            self.grad_norm = nn.utils.get_total_norm([p.grad for p in parameters])
+            if gradient_clip_val:
+                self._clip(optimizer, parameters, self.grad_norm / float(gradient_clip_val))
+
+    def _clip(self, optimizer: Optimizer, parameters: list[nn.Parameter], excess: Tensor) -> None:
+        """Divide all gradients by ``excess`` where that is above one; the fused AdamW does it on the way, which saves a pass over them."""
+        divisor = excess.clamp(min=1.0)
+        plain = type(divisor) is Tensor and self.trainer.precision not in ("16-mixed", "16-true")
+        if plain and optimizer.param_groups[0].get("fused"):
+            optimizer.grad_scale = divisor.float()  # type: ignore[attr-defined]
+        else:
+            nn.utils.clip_grads_with_norm_(parameters, 1.0, excess)
 
     def configure_optimizers(self) -> Any:
         steps = self.trainer.max_steps
@@ -161,3 +218,15 @@ class LanguageModel(LightningModule):
             (kept if name in spared or parameter.ndim < 2 else decayed).append(parameter)
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": kept, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
+
+
+def attention_kernels(choice: Attention, device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """The order in which scaled_dot_product_attention tries its kernels inside."""
+    if choice == "auto":
+        hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+        choice = "cudnn" if hopper and not torch.are_deterministic_algorithms_enabled() else "torch"
+    if choice == "torch" or device.type != "cuda":
+        return contextlib.nullcontext()
+    first = SDPBackend.CUDNN_ATTENTION if choice == "cudnn" else SDPBackend.FLASH_ATTENTION
+    others = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    return sdpa_kernel([first, *(kind for kind in others if kind != first)], set_priority=True)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resbench.architectures.backbones.initialise import initialise
+from resbench.architectures.linear_cross_entropy import LossKind, linear_cross_entropy
 from resbench.architectures.norm import RMSNorm
 from resbench.architectures.scheme import SchemeFactory
 from resbench.architectures.sizes import default_ffn_width, find_size
@@ -136,8 +137,17 @@ class Transformer(nn.Module):
             self.head.weight = self.embedding.weight
         initialise(self, output_scale=self.scheme.output_init_scale * (2 * depth) ** -0.5)
 
-    def forward(self, tokens: Tensor, observe: Observer | None = None) -> Tensor:
-        """tokens: int64 [B, T] -> logits [B, T, V]. ``observe`` sees every sublayer (`resbench.architectures.stack`)."""
+    def forward(
+        self,
+        tokens: Tensor,
+        observe: Observer | None = None,
+        targets: Tensor | None = None,
+        loss: LossKind = "auto",
+    ) -> Tensor:
+        """tokens: int64 [B, T] -> logits [B, T, V]; with ``targets`` [B, T] the mean loss instead, without all logits at once.
+
+        ``observe`` sees every sublayer (`resbench.architectures.stack`), ``loss`` is as in `linear_cross_entropy`.
+        """
         if tokens.shape[-1] > self.context_length:
             raise ValueError(
                 f"a sequence of {tokens.shape[-1]} tokens: the model was built for context_length={self.context_length}"
@@ -147,7 +157,10 @@ class Transformer(nn.Module):
         if self.stream_dtype == "compute" and torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
         hidden = run_stack(self.scheme, self.branches, x, observe)
-        return self.head(self.final_norm(hidden))
+        hidden = self.final_norm(hidden)
+        if targets is not None:
+            return linear_cross_entropy(hidden, self.head.weight, targets, loss)
+        return self.head(hidden)
 
     def params_total(self) -> int:
         """Every trained parameter, shared ones once."""

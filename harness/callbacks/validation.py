@@ -14,7 +14,7 @@ from resbench.harness import names
 from resbench.harness.callbacks.context import Diverged, RunContext
 from resbench.harness.gain import GainProfile, profile
 from resbench.harness.module import LanguageModel
-from resbench.tasks.task import model_inputs
+from resbench.tasks.task import Task, model_inputs
 
 OnValidation = Callable[[int, float], None]
 
@@ -86,6 +86,8 @@ class Validation(Callback):
             self._batches = list(data.val_dataloader())
         assert module.network is not None
         extra = getattr(data, "measures", None)
+        if getattr(type(data), "measures", None) is Task.measures:
+            extra = None  # nothing to measure: the logits need not exist all at once
         found: dict[str, Tensor] = {}
         was_training = module.network.training
         module.network.eval()
@@ -95,17 +97,21 @@ class Validation(Callback):
                 for batch in self._batches:
                     batch = trainer.strategy.batch_to_device(batch)
                     targets = batch["targets"].flatten()
-                    logits = module(*model_inputs(batch)).float()
+                    scored = (targets != -100).sum()
+                    sums[1] += scored
+                    if extra is None:
+                        sums[0] += torch.where(scored > 0, module.evaluate(batch).double() * scored, 0.0)
+                        continue
+                    logits = module.network(*model_inputs(batch)).float()
                     flat = logits.flatten(0, -2)
                     sums[0] += F.cross_entropy(flat, targets, ignore_index=-100, reduction="sum").double()
-                    sums[1] += (targets != -100).sum()
-                    for name, pair in extra(logits, batch).items() if extra is not None else ():
+                    for name, pair in extra(logits, batch).items():
                         found[name] = found.get(name, 0) + torch.stack([part.double() for part in pair])
                 gains = self._gains(trainer, module)
         finally:
             module.network.train(was_training)
-        total, scored = sums.tolist()
-        loss = total / scored
+        total, count = sums.tolist()
+        loss = total / count
         bytes_per_token = getattr(data, "bytes_per_token", None)
         bits_per_byte = loss / math.log(2) / bytes_per_token if bytes_per_token else None
         measures = {name: float(pair[0] / pair[1]) for name, pair in found.items() if pair[1] > 0}

@@ -235,7 +235,9 @@ def test_weight_decay_spares_norms_embeddings_and_static_connections(argv: Argv)
 
 
 def test_compiling_changes_nothing_but_speed(argv: Argv, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", lambda network: torch._dynamo.optimize("eager")(network))
+    monkeypatch.setattr(
+        torch, "compile", lambda network, **how: torch._dynamo.optimize("eager", nopython=True)(network)
+    )
     plain = fit(argv("--budget.tokens=640"))
     compiled = fit(argv("--budget.tokens=640", "--model.compile=true"))
     assert compiled.val_loss == pytest.approx(plain.val_loss, rel=1e-5)

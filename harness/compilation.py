@@ -1,0 +1,38 @@
+"""torch.compile for training: one full graph, fixed shapes, and a cache that all trials of a machine share."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from resbench.tasks.cache import default_cache_dir
+
+CompileMode = Literal["default", "reduce-overhead", "max-autotune-no-cudagraphs"]
+
+CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+"""Environment variables of the compilers' caches, and the folders they get beside the token cache unless they are set."""
+
+RECOMPILATIONS = 64
+"""Models of different shape one process may compile; torch's own limit of 8 is for code that keeps changing shapes by accident."""
+
+
+def share_caches() -> Path:
+    """Point the compilers' caches to folders that outlive the process. Returns the first of them."""
+    for variable, folder in CACHES.items():
+        os.environ.setdefault(variable, str(default_cache_dir() / folder))
+    return Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+
+
+def compiled(network: nn.Module, mode: CompileMode = "default") -> Callable[..., Any]:
+    """The network as one graph. The first call compiles, and raises torch's ``Unsupported`` for code that breaks the graph."""
+    import torch._dynamo
+
+    share_caches()
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILATIONS)
+    # A new shape is compiled anew: kernels for "any" shape are slower, and a run has one.
+    found: Callable[..., Any] = torch.compile(
+        network, fullgraph=True, dynamic=False, mode=None if mode == "default" else mode
+    )
+    return found
