@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resbench.architectures.norm import RMSNorm
-    from resbench.architectures.scheme import ResidualScheme, SchemeFactory
+    from resbench.architectures.scheme import MixingClaim, ResidualScheme, SchemeFactory
     from resbench.architectures.stack import run_stack
     from resbench.architectures.streams import Coefficients, StreamScheme
 
 _HOMES = {
+    "MixingClaim": "scheme",
     "ResidualScheme": "scheme",
     "SchemeFactory": "scheme",
     "StreamScheme": "streams",
@@ -16,7 +17,7 @@ _HOMES = {
     "RMSNorm": "norm",
     "run_stack": "stack",
 }
-__all__ = ["Coefficients", "RMSNorm", "ResidualScheme", "SchemeFactory", "StreamScheme", "run_stack"]
+__all__ = ["Coefficients", "MixingClaim", "RMSNorm", "ResidualScheme", "SchemeFactory", "StreamScheme", "run_stack"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,16 +6,29 @@ installed. Nothing is imported until a plugin is loaded, so that a broken one ca
 
 import difflib
 import importlib
-from dataclasses import dataclass
+import inspect
+import sys
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Literal
 
 Kind = Literal["scheme", "task", "backbone"]
 GROUPS: dict[Kind, str] = {"scheme": "resbench.schemes", "task": "resbench.tasks", "backbone": "resbench.backbones"}
 
 
+FIXED: dict[Kind, tuple[str, ...]] = {
+    "scheme": ("width", "n_sublayers"),
+    "task": (),
+    "backbone": ("scheme", "vocab_size", "context_length"),
+}
+"""Constructor arguments that resbench fills in; all others are configuration."""
+
+OWN_FOLDERS = ("architectures", "harness", "kernels", "results", "sweeps", "tasks")
+
+
 class BrokenPlugin(ImportError):
-    """A registered plugin that could not be imported; the message names its distribution and the cause."""
+    """A registered plugin that cannot be used; the message names its distribution and the cause."""
 
 
 @dataclass(frozen=True)
@@ -27,39 +40,93 @@ class Plugin:
     target: str
     distribution: str
     version: str
+    rival: str | None = None
+    """``distribution (target)`` of another plugin that claims the same name."""
 
     @property
     def class_path(self) -> str:
         return self.target.replace(":", ".")
 
+    @property
+    def origin(self) -> str:
+        return f"{self.kind} {self.name!r} from {self.distribution} {self.version}"
+
     def load(self) -> type:
-        """Import the class. Raises BrokenPlugin when that fails, whatever the plugin's code raised."""
+        """Import the class. Raises BrokenPlugin when that fails, whatever the plugin's code raised, or when it is no class resbench can configure."""
+        if self.rival is not None:
+            raise BrokenPlugin(
+                f"two distributions register the {self.kind} {self.name!r}: {self.distribution} ({self.target}) and {self.rival}. "
+                "Uninstall one of them, rename its entry point, or give the import path of the one you mean."
+            )
+        there = set(sys.modules)
         try:
             loaded = EntryPoint(self.name, self.target, GROUPS[self.kind]).load()
         except Exception as error:
             raise BrokenPlugin(
                 f"{self.kind} {self.name!r} comes from the distribution {self.distribution} {self.version}, and importing {self.target} failed: "
-                f"{type(error).__name__}: {error}\nFix or uninstall {self.distribution}; the other plugins are not affected."
+                f"{type(error).__name__}: {error}{bare_import_hint(error)}\nFix or uninstall {self.distribution}; the other plugins are not affected."
             ) from error
-        if not isinstance(loaded, type):
+        if own := bare_import(set(sys.modules) - there):
+            for module in (own, self.target.partition(":")[0]):  # so that a second attempt is refused like the first
+                sys.modules.pop(module, None)
             raise BrokenPlugin(
-                f"{self.kind} {self.name!r} from {self.distribution} {self.version}: {self.target} is {type(loaded).__name__}, expected a class"
+                f"{self.origin}: importing {self.target} imported a bare {own!r}, which is resbench's own folder found by accident of the "
+                f"working directory: write resbench.{own}"
             )
+        if not isinstance(loaded, type):
+            raise BrokenPlugin(f"{self.origin}: {self.target} is {type(loaded).__name__}, expected a class")
+        if problem := constructor_problem(self.kind, loaded):
+            raise BrokenPlugin(f"{self.origin}: {problem}")
         return loaded
 
 
+def bare_import_hint(error: BaseException) -> str:
+    """What to write instead, when an import failed on one of resbench's folders without its prefix."""
+    name = (getattr(error, "name", None) or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    return f"\nDid you mean resbench.{name}? A bare {name!r} is not resbench's." if name in OWN_FOLDERS else ""
+
+
+def bare_import(imported: set[str]) -> str | None:
+    """A folder of resbench among newly imported modules without its prefix, as the working directory can make possible."""
+    root = Path(__file__).resolve().parent.parent
+    for name in imported & set(OWN_FOLDERS):
+        places = getattr(sys.modules.get(name), "__path__", ())
+        if any(Path(place).resolve() == root / name for place in places):
+            return name
+    return None
+
+
+def constructor_problem(kind: Kind, target: type) -> str | None:
+    """Why a class cannot be configured through its constructor, if so: its signature is its configuration."""
+    parameters = [
+        p for p in inspect.signature(target).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    fixed = FIXED[kind]
+    given = tuple(p.name for p in parameters[: len(fixed)])
+    if kind == "scheme" and given != fixed:
+        return f"{target.__name__}({', '.join(given)}, ...): a scheme's constructor starts with ({', '.join(fixed)})"
+    for parameter in parameters:
+        if parameter.name in fixed:
+            continue
+        if parameter.annotation is parameter.empty:
+            return (
+                f"{target.__name__}'s argument {parameter.name!r} has no type hint: resbench reads its type from there, "
+                f"so write `{parameter.name}: int = ...`, or whatever its type is"
+            )
+        if kind == "scheme" and parameter.default is parameter.empty:
+            return f"{target.__name__}'s argument {parameter.name!r} has no default: a scheme must be usable by its name alone"
+    return None
+
+
 def available(kind: Kind) -> dict[str, Plugin]:
-    """Every registered plugin of a kind by name, resbench's own first. Raises ValueError when two distributions claim one name."""
+    """Every registered plugin of a kind by name, resbench's own first; one that two distributions claim fails when it is loaded, not before."""
     found: dict[str, Plugin] = {}
     for entry in entry_points(group=GROUPS[kind]):
         distribution = entry.dist.name if entry.dist else "unknown"
         plugin = Plugin(kind, entry.name, entry.value, distribution, entry.dist.version if entry.dist else "?")
         earlier = found.setdefault(plugin.name, plugin)
         if earlier.target != plugin.target:
-            raise ValueError(
-                f"two distributions register the {kind} {plugin.name!r}: {earlier.distribution} ({earlier.target}) and "
-                f"{plugin.distribution} ({plugin.target}). Uninstall one of them or rename its entry point."
-            )
+            found[plugin.name] = replace(earlier, rival=f"{plugin.distribution} ({plugin.target})")
     return dict(sorted(found.items(), key=lambda item: (item[1].distribution != "resbench", item[0])))
 
 
@@ -81,7 +148,11 @@ def resolve(kind: Kind, name: str) -> type:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:
-        raise BrokenPlugin(f"{kind} {name!r}: importing it failed: {type(error).__name__}: {error}") from error
+        raise BrokenPlugin(
+            f"{kind} {name!r}: importing it failed: {type(error).__name__}: {error}{bare_import_hint(error)}"
+        ) from error
     if not isinstance(found, type):
         raise ValueError(f"{kind} {name!r} is {type(found).__name__}, expected a class")
+    if problem := constructor_problem(kind, found):
+        raise ValueError(f"{kind} {name!r}: {problem}")
     return found

@@ -1,11 +1,24 @@
 """The residual scheme: the one interface backbones, metrics and plugins hang on."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from resbench.architectures.norm import RMSNorm
+
+
+@dataclass(frozen=True)
+class MixingClaim:
+    """A property of H_res that a scheme claims for every input and every value of its parameters; `resbench check-scheme` tests it.
+
+    ``row sums`` and ``column sums`` are one. ``budget`` names the constructor argument, a number of iterations, in whose limit the property
+    holds; None: it holds to rounding.
+    """
+
+    holds: Literal["identity", "row sums", "column sums", "non-negative", "orthogonal"]
+    budget: str | None = None
 
 
 class ResidualScheme(nn.Module):
@@ -67,6 +80,10 @@ class ResidualScheme(nn.Module):
     def mixing(self, state: Any, ctx: Any, i: int) -> Tensor | None:
         """H_res of sublayer i as applied, [B, T, n, n] indexed [out, in], from what `read` returned; None if `write` is not such a mix."""
         return None
+
+    def mixing_claims(self) -> tuple[MixingClaim, ...]:
+        """What holds of `mixing`, whatever the parameters; nothing when it is unconstrained."""
+        return ()
 
     def streams(self, state: Any) -> Tensor | None:
         """The state as [B, T, n, C]; None if it is not made of streams."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from resbench.architectures.scheme import ResidualScheme
@@ -14,8 +15,13 @@ Observer = Callable[[int, Any, Any, Tensor, Tensor], None]
 def run_stack(
     scheme: ResidualScheme, branches: Iterable[nn.Module], x: Tensor, observe: Observer | None = None
 ) -> Tensor:
-    """Embeddings [B, T, C] -> the last hidden vectors [B, T, C] through ``scheme.n_sublayers`` branches."""
+    """Embeddings [B, T, C] -> the last hidden vectors [B, T, C] through ``scheme.n_sublayers`` branches.
+
+    Raises ValueError when the scheme's state is not a tensor or a tuple of tensors.
+    """
     state = scheme.enter(x)
+    if problem := state_problem(state):
+        raise ValueError(f"{type(scheme).__name__}.enter: {problem}")
     u, ctx = scheme.read(state, 0)
     last = scheme.n_sublayers - 1
     for i, branch in enumerate(branches):
@@ -27,3 +33,15 @@ def run_stack(
         else:
             state, u, ctx = scheme.boundary(state, ctx, y, i)
     return scheme.exit(state)
+
+
+def state_problem(state: Any) -> str | None:
+    """What is wrong with a scheme's state, if anything: checkpointing, compilation and metrics need a tensor or a flat tuple of tensors."""
+    if isinstance(state, torch.Tensor):
+        return None
+    if not isinstance(state, tuple):
+        return f"the state is {type(state).__name__}, expected a tensor or a tuple of tensors"
+    strange = next((part for part in state if not isinstance(part, torch.Tensor)), None)
+    if strange is not None:
+        return f"the state is a tuple with {type(strange).__name__} in it, expected a tensor or a tuple of tensors"
+    return None if state else "the state is an empty tuple, expected a tensor or a tuple of tensors"

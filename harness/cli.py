@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ui": ("resbench.harness.commands:ui", "open MLflow's user interface on the runs"),
     "sweep": ("resbench.sweeps.cli:main", "plan FILE | run FILE: many runs from one file"),
     "leaderboard": ("resbench.results.cli:main", "build: tables and figures from the runs of a study"),
+    "check-scheme": ("resbench.architectures.conformance.cli:main", "NAME: is a residual scheme what it says it is?"),
     "kernels": ("resbench.kernels.cli:main", "check | bench: the fused kernels"),
 }
 """Subcommand -> (where it is, what it does). A command takes the arguments after its name and returns an exit code."""

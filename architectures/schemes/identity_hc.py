@@ -7,7 +7,8 @@ It asks how much of mHC's gain the mixing matrix is responsible for, and is a co
 
 from torch import Tensor
 
-from resbench.architectures.schemes.mhc import BiasInit, GatedStreams, gate_bias
+from resbench.architectures.gated import BiasInit, GatedStreams, gate_bias
+from resbench.architectures.scheme import MixingClaim
 from resbench.architectures.streams import Coefficients, Exit
 from resbench.kernels import functional
 
@@ -60,6 +61,9 @@ class IdentityHyperConnections(GatedStreams):
             norm.eps,
         )
         return state, u, Coefficients(pre, post, res)
+
+    def mixing_claims(self) -> tuple[MixingClaim, ...]:
+        return (MixingClaim("identity"),)
 
     def connection_flops(self) -> int:
         """Gates, read and write; nothing mixes."""

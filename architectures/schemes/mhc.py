@@ -16,72 +16,18 @@ The paper is silent on the initial b and phi. Here phi starts at ``phi_init_std`
 relabelled, so there is no field for it.
 """
 
-import math
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from resbench.architectures.streams import Coefficients, Exit, StreamScheme
+from resbench.architectures.gated import BiasInit, GatedStreams, gate_bias
+from resbench.architectures.scheme import MixingClaim
+from resbench.architectures.streams import Coefficients, Exit
 from resbench.kernels import functional
 
-BiasInit = Literal["pre-norm", "one-hot-read", "mean-read", "zero"]
 Order = Literal["columns-first", "rows-first"]
 Start = Literal["exp", "softmax"]
-
-
-class GatedStreams(StreamScheme):
-    """mHC's gates without a choice of mixing: projection, RMS normalisation and sigmoids shared by mhc and identity-hc."""
-
-    def __init__(
-        self,
-        width: int,
-        n_sublayers: int,
-        n_streams: int,
-        rows: int,
-        alpha_init: float,
-        bias: list[Tensor],
-        phi_init_std: float,
-        eps: float,
-        exit: Exit,
-    ) -> None:
-        super().__init__(width, n_sublayers, n_streams, exit)
-        groups = 3 if rows > 2 * n_streams else 2
-        self.eps = eps
-        self.phi = nn.ParameterList(torch.zeros(rows, n_streams * width) for _ in range(n_sublayers))
-        self.alpha = nn.ParameterList(torch.full((groups,), float(alpha_init)) for _ in range(n_sublayers))
-        self.bias = nn.ParameterList(bias)
-        if phi_init_std > 0:
-            for phi in self.phi:
-                nn.init.normal_(phi, std=phi_init_std)
-
-    def gate_flops(self) -> int:
-        """Per token and sublayer: the projection, the sum of squares, then scale and bias of each coefficient."""
-        rows, flat = self.phi[0].shape
-        return 2 * rows * flat + 2 * flat + 2 * rows
-
-
-def gate_bias(bias_init: BiasInit, n: int, sublayer: int, phi_init_std: float) -> Tensor:
-    """Initial b_pre and b_post, [2n]. Raises ValueError for a start that would keep all streams identical for ever."""
-    k = sublayer % n
-    one_hot = torch.full((n,), -1.0)
-    one_hot[k] = 1.0
-    # logit(1/n); one stream is read through a gate that is open to within 3e-4, which the branch's norm removes
-    mean = -math.log(n - 1) if n > 1 else 8.0
-    match bias_init:
-        case "pre-norm":
-            return torch.cat([one_hot, torch.zeros(n)])
-        case "one-hot-read":
-            return torch.cat([one_hot, one_hot])
-        case "mean-read" | "zero":
-            if phi_init_std == 0 and n > 1:
-                raise ValueError(
-                    f"bias_init={bias_init!r} with phi_init_std=0 treats every stream alike, so they would stay identical for ever: "
-                    "set phi_init_std (0.02, say) or use bias_init='pre-norm' or 'one-hot-read'"
-                )
-            return torch.cat([torch.full((n,), mean if bias_init == "mean-read" else 0.0), torch.zeros(n)])
-        case _:
-            raise ValueError(f"bias_init={bias_init!r}: expected pre-norm, one-hot-read, mean-read or zero")
 
 
 class ManifoldHyperConnections(GatedStreams):
@@ -180,6 +126,14 @@ class ManifoldHyperConnections(GatedStreams):
             sinkhorn_eps=self.sinkhorn_eps,
         )
         return state, u, Coefficients(pre, post, res)
+
+    def mixing_claims(self) -> tuple[MixingClaim, ...]:
+        """The axis normalised last is exact, the other in the limit of iterations; an eps in the sums leaves neither exact."""
+        if self.iterations == 0 or self.sinkhorn_eps > 0:
+            return (MixingClaim("non-negative"),)
+        limit = "sinkhorn_iterations"
+        rows, columns = (None, limit) if self.order == "columns-first" else (limit, None)
+        return MixingClaim("row sums", rows), MixingClaim("column sums", columns), MixingClaim("non-negative")
 
     def connection_flops(self) -> int:
         """Gates, read, mix and write, and four operations per entry of H_res and Sinkhorn iteration."""

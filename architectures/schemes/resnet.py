@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from resbench.architectures.norm import RMSNorm
-from resbench.architectures.scheme import ResidualScheme
+from resbench.architectures.scheme import MixingClaim, ResidualScheme
 from resbench.kernels import functional
 
 
@@ -41,6 +41,9 @@ class ResNet(ResidualScheme):
 
     def mixing(self, state: Tensor, ctx: None, i: int) -> Tensor:
         return torch.ones(*state.shape[:-1], 1, 1, device=state.device)
+
+    def mixing_claims(self) -> tuple[MixingClaim, ...]:
+        return (MixingClaim("identity"),)
 
     def streams(self, state: Tensor) -> Tensor:
         return state.unsqueeze(-2)

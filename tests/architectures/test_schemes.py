@@ -1,6 +1,5 @@
-"""What holds for every scheme, and what defines each."""
+"""What defines hc, mhc and their controls; what every scheme must do is in test_conformance.py."""
 
-import functools
 import math
 
 import pytest
@@ -39,83 +38,17 @@ def unit(x: Tensor) -> Tensor:
 
 
 def test_a_fresh_stack_computes_what_resnet_computes(label: str) -> None:
-    # The exit may scale the result (a sum over n equal streams); every backbone norms it next, so directions are what counts.
+    # The exit may scale the result (a sum over n equal streams); every backbone norms it next, so directions are what counts. attnres starts with
+    # averages where resnet has sums of up to L + 1 vectors: the eps of the norms weighs (L + 1)^2 as much.
+    tolerance = 2e-6 * ((L + 1) ** 2 if label.startswith("attnres") else 1)
     scheme, resnet = factory(label)(C, L).double(), factory("resnet")(C, L).double()
     x = embeddings()
     torch.testing.assert_close(
-        unit(run_stack(scheme, stack(scheme), x)), unit(run_stack(resnet, stack(resnet), x)), rtol=2e-6, atol=2e-6
+        unit(run_stack(scheme, stack(scheme), x)),
+        unit(run_stack(resnet, stack(resnet), x)),
+        rtol=tolerance,
+        atol=tolerance,
     )
-
-
-def test_boundary_is_write_then_read(label: str) -> None:
-    scheme = perturbed(factory(label)(C, L).double())
-    state = scheme.enter(embeddings())
-    u, ctx = scheme.read(state, 0)
-    y = torch.randn_like(u)
-    fused_state, fused_u, fused_ctx = scheme.boundary(state, ctx, y, 0)
-    plain_state = scheme.write(state, ctx, y, 0)
-    plain_u, plain_ctx = scheme.read(plain_state, 1)
-    torch.testing.assert_close(fused_state, plain_state)
-    torch.testing.assert_close(fused_u, plain_u)
-    torch.testing.assert_close(fused_ctx, plain_ctx)
-
-
-def test_mixing_is_the_jacobian_of_write(label: str) -> None:
-    scheme = perturbed(factory(label)(C, L).double())
-    state = scheme.enter(embeddings(batch=1, length=1)) + 0.1 * torch.randn(1)
-    _, ctx = scheme.read(state, 1)
-    y = torch.randn(1, 1, C, dtype=torch.float64)
-    claimed = scheme.mixing(state, ctx, 1)
-    assert claimed is not None
-    n = claimed.shape[-1]
-    jacobian = torch.autograd.functional.jacobian(lambda s: scheme.write(s, ctx, y, 1), state).reshape(n, C, n, C)
-    expected = torch.einsum("oi,cd->ocid", claimed[0, 0].double(), torch.eye(C, dtype=torch.float64))
-    torch.testing.assert_close(jacobian, expected)
-
-
-def test_gradients_are_exact(label: str) -> None:
-    scheme = perturbed(factory(label)(4, 2).double())
-    weight = torch.randn(4, 4, dtype=torch.float64)
-
-    def run(x: Tensor, *parameters: Tensor) -> Tensor:
-        names = [name for name, _ in scheme.named_parameters()]
-        bound = dict(zip(names, parameters, strict=True))
-        return torch.func.functional_call(
-            _Run(scheme, weight), {f"scheme.{name}": value for name, value in bound.items()}, (x,)
-        )
-
-    x = torch.randn(1, 2, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(run, (x, *(p.detach().requires_grad_() for p in scheme.parameters())))
-
-
-class _Run(nn.Module):
-    def __init__(self, scheme: ResidualScheme, weight: Tensor) -> None:
-        super().__init__()
-        self.scheme, self.weight = scheme, weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        branches: list[nn.Module] = [_Matrix(self.weight) for _ in range(self.scheme.n_sublayers)]
-        return run_stack(self.scheme, branches, x)
-
-
-class _Matrix(nn.Module):
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.weight = weight
-
-    def forward(self, u: Tensor) -> Tensor:
-        return torch.tanh(u @ self.weight)
-
-
-def test_tokens_and_sequences_do_not_see_each_other(label: str) -> None:
-    scheme = perturbed(factory(label)(C, L).double())
-    branches = stack(scheme)
-    x = embeddings()
-    before = run_stack(scheme, branches, x)
-    x[0, 1] += 1.0
-    after = run_stack(scheme, branches, x)
-    changed = (before != after).any(-1)
-    assert changed.tolist() == [[False, True, False], [False, False, False]]
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
@@ -220,23 +153,6 @@ def test_the_axis_normalised_last_is_exact(order: str, exact: int) -> None:
     assert (h.sum(other) - 1).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("name", ["hc", "mhc", "identity-hc"])
-def test_streams_do_not_stay_identical(name: str) -> None:
-    """Collapsed streams are a plain residual in disguise: after a few steps of training they must differ."""
-    scheme = resolve("scheme", name)(C, 6).double()
-    branches = nn.ModuleList(stack(scheme))
-    optimizer = torch.optim.AdamW(scheme.parameters(), lr=0.05)
-    x, target = embeddings(1), embeddings(2)
-    for _ in range(5):
-        optimizer.zero_grad()
-        (run_stack(scheme, branches, x) - target).square().mean().backward()
-        optimizer.step()
-    seen: list[Tensor] = []
-    run_stack(scheme, branches, x, observe=lambda i, state, ctx, u, y: seen.append(scheme.streams(state)))
-    spread = (seen[-1] - seen[-1].mean(-2, keepdim=True)).norm() / seen[-1].norm()
-    assert spread > 0.01
-
-
 def test_observer_sees_every_sublayer_in_order(label: str) -> None:
     scheme = factory(label)(C, L).double()
     seen: list[int] = []
@@ -270,23 +186,6 @@ def test_static_parameters_do_not_decay() -> None:
 def test_impossible_configurations_name_the_field(name: str, arguments: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         resolve("scheme", name)(C, L, **arguments)
-
-
-def test_state_dict_round_trip(label: str) -> None:
-    scheme = perturbed(factory(label)(C, L).double())
-    other = factory(label)(C, L).double()
-    other.load_state_dict(scheme.state_dict())
-    x = embeddings()
-    assert torch.equal(run_stack(scheme, stack(scheme), x), run_stack(other, stack(other), x))
-
-
-def test_compiles_without_graph_breaks(label: str) -> None:
-    torch._dynamo.reset()
-    scheme = factory(label)(C, L)
-    branches = nn.ModuleList(Nonlinear(scheme.branch_norm(i), i) for i in range(L))
-    compiled = torch.compile(functools.partial(run_stack, scheme, branches), backend="aot_eager", fullgraph=True)
-    x = embeddings().float()
-    torch.testing.assert_close(compiled(x), run_stack(scheme, branches, x))
 
 
 def test_every_built_in_scheme_is_covered_here() -> None:

@@ -1,0 +1,107 @@
+"""The result of a run of the suite: one screen for people, JSON for a badge."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from resbench.architectures.conformance.checking import Case
+from resbench.architectures.conformance.cost import Cost
+from resbench.architectures.conformance.suite import Result
+
+MARKS = {"passed": "[green]pass[/]", "failed": "[bold red]FAIL[/]", "not applicable": "[dim]n/a[/]"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was checked, of which scheme, and how it ended."""
+
+    scheme: str
+    arguments: Mapping[str, Any]
+    origin: str
+    results: Sequence[Result]
+    cost: Cost | None
+
+    @property
+    def failures(self) -> list[Result]:
+        return [result for result in self.results if result.outcome == "failed"]
+
+    def reproduction(self, result: Result) -> str:
+        """The command that runs this check on its smallest failing case alone."""
+        words = [
+            "resbench",
+            "check-scheme",
+            self.scheme,
+            *(f"{name}={value}" for name, value in self.arguments.items()),
+        ]
+        words += ["--only", result.check.name]
+        if result.case is not None:
+            words += ["--case", case_text(result.case)]
+        return shlex.join(words)
+
+    def print(self, console: Console) -> None:
+        """A line for each check, then each failure with the command that reproduces it."""
+        table = Table(
+            box=None, pad_edge=False, title=f"{self.scheme} ({self.origin})", title_justify="left", title_style="bold"
+        )
+        table.add_column("check", no_wrap=True, min_width=max(len(result.check.name) for result in self.results))
+        table.add_column("", no_wrap=True, min_width=max(map(len, ("pass", "FAIL", "n/a"))))
+        table.add_column("found", overflow="ellipsis", no_wrap=True, ratio=1)
+        for result in self.results:
+            table.add_row(result.check.name, MARKS[result.outcome], escape(result.found))
+        if self.cost is not None:
+            table.add_row("cost", "", escape(str(self.cost)))
+        console.print(table)
+        for result in self.failures:
+            console.print(f"\n[bold red]{result.check.name}[/]: {escape(result.check.property)}")
+            console.print(
+                f"  found: {escape(result.found)}{escape(f' [{result.case}]') if result.case else ''}", soft_wrap=True
+            )
+            console.print(f"  again: {escape(self.reproduction(result))}", soft_wrap=True)
+        passed = sum(result.outcome == "passed" for result in self.results)
+        skipped = sum(result.outcome == "not applicable" for result in self.results)
+        colour = "red" if self.failures else "green"
+        console.print(
+            f"\n[bold {colour}]{passed} passed, {len(self.failures)} failed[/], {skipped} not applicable, "
+            f"{sum(result.seconds for result in self.results):.1f} s"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, with a badge in the schema of shields.io endpoints under ``badge``."""
+        judged = [result for result in self.results if result.outcome != "not applicable"]
+        passed = len(judged) - len(self.failures)
+        return {
+            "scheme": self.scheme,
+            "arguments": dict(self.arguments),
+            "origin": self.origin,
+            "torch": torch.__version__,
+            "conforms": not self.failures,
+            "badge": {
+                "schemaVersion": 1,
+                "label": "resbench conformance",
+                "message": f"{passed}/{len(judged)}",
+                "color": "red" if self.failures else "brightgreen",
+            },
+            "checks": [
+                {
+                    "name": result.check.name,
+                    "property": result.check.property,
+                    "outcome": result.outcome,
+                    "found": result.found,
+                    "reproduction": self.reproduction(result) if result.outcome == "failed" else None,
+                    "seconds": round(result.seconds, 3),
+                }
+                for result in self.results
+            ],
+            "cost": self.cost.as_dict() if self.cost else None,
+        }
+
+
+def case_text(case: Case) -> str:
+    """``B,T,C,sublayers``, as `--case` takes it."""
+    return f"{case.batch},{case.length},{case.width},{case.sublayers}"
