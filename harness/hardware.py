@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from resbench.harness import names
+
 PEAK_BF16_TFLOPS: dict[str, float] = {
     "GB200": 2500.0,
     "B200": 2250.0,
@@ -61,6 +63,14 @@ def reset_peak_memory(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:  # not Linux, or not allowed: the mark is then the process's
         return
+
+
+def memory_metrics(device: torch.device, activation_bytes: int) -> dict[str, float]:
+    """Metrics of memory since the last reset: peak, what the allocator reserved for it (GPUs only), and activations."""
+    found = {names.PEAK_GIB: peak_memory_gib(device), names.ACTIVATIONS_GIB: activation_bytes / 2**30}
+    if device.type == "cuda":
+        found[names.RESERVED_GIB] = torch.cuda.max_memory_reserved(device) / 2**30
+    return found
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -25,6 +25,8 @@ class TrainingClock:
 
     def __init__(self) -> None:
         self._before = 0.0
+        self.pauses = 0
+        """How often something else than training was done."""
         self._since: float | None = None
 
     @property
@@ -46,6 +48,7 @@ class TrainingClock:
     def paused(self) -> Iterator[None]:
         """Do not count what happens inside."""
         running = self._since is not None
+        self.pauses += 1
         self.stop()
         try:
             yield

@@ -4,7 +4,10 @@ Losses and gradient norms of all steps stay on the device until the logging cade
 between two readings no step waits for the device. ``train/loss`` and ``stability/grad_norm`` are means over the steps since the last reading.
 """
 
+import contextlib
 import math
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,9 +16,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from resbench.harness import names
+from resbench.harness.breakdown import ActivationMemory, StepBreakdown
 from resbench.harness.callbacks.context import Diverged, RunContext
 from resbench.harness.callbacks.spikes import SpikeCounter
-from resbench.harness.hardware import peak_flops, peak_memory_gib, reset_peak_memory
+from resbench.harness.hardware import memory_metrics, peak_flops, reset_peak_memory
 
 
 class StepMetrics(Callback):
@@ -24,6 +28,7 @@ class StepMetrics(Callback):
     Throughput leaves out start-up (the first steps of a process: allocation, compilation) and everything that is not training. ``tokens_per_s``
     is the rate since start-up, ``step_ms`` that of the steps since the last reading. ``mfu`` is tokens/s x training FLOPs per token / peak FLOP/s
     of the GPUs; it is absent where no peak is known. ``mem/peak_gib`` is allocated GPU memory, or the process's resident memory on a CPU.
+    ``metrics_ms`` is what measuring costs the process per step: the time in these hooks less the wait for the device at a reading.
     """
 
     def __init__(self, context: RunContext, every_steps: int, loss_bound: float) -> None:
@@ -39,8 +44,14 @@ class StepMetrics(Callback):
         self._read_at: tuple[int, float] = (0, 0.0)
         self._first_step = 0
         self._learning_rate = 0.0
+        self._clip = 0.0
+        self._own_seconds = 0.0
+        self._pauses = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        device = trainer.strategy.root_device
+        self._breakdown = StepBreakdown(device)
+        self._activations = ActivationMemory(device, pl_module)
         self._step = self._first_step = trainer.global_step
         self._peak = peak_flops(trainer.strategy.root_device, str(trainer.precision))
         reset_peak_memory(trainer.strategy.root_device)
@@ -49,6 +60,27 @@ class StepMetrics(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._context.clock.start()
+        with self._costs():
+            if self._context.clock.pauses != self._pauses:
+                self._breakdown.interrupted()
+            self._breakdown.start()
+            self._activations.start()
+
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        self._activations.end()  # the gradients of the step before are still there, as they were at its start
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        with self._costs():
+            self._activations.end()
+            self._breakdown.reached()
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        with self._costs():
+            self._breakdown.reached()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "_activations"):
+            self._activations.close()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         self._learning_rate = float(optimizer.param_groups[0]["lr"])  # by the end of the step it is the next one's
@@ -56,7 +88,15 @@ class StepMetrics(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._micro.append(outputs["loss"].detach())
+        with self._costs():
+            self._breakdown.reached()
+            self._collect(trainer, pl_module, outputs["loss"].detach())
+        self._pauses = self._context.clock.pauses
+        self._breakdown.ready()
+
+    def _collect(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Keep what the step gave, and read it with what was kept before when it is time."""
+        self._micro.append(loss)
         if trainer.global_step == self._step:  # gradients are still being accumulated
             return
         self._step = trainer.global_step
@@ -70,16 +110,33 @@ class StepMetrics(Callback):
         elif self._steady_from is None and self._step - self._first_step >= self._start_up_steps():
             self._mark_steady(trainer.strategy.root_device)
 
+    @contextlib.contextmanager
+    def _costs(self) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._own_seconds += time.perf_counter() - began
+
+    def _wait_for(self, device: torch.device) -> None:
+        """Let the device finish what it was given; that takes its time, not ours."""
+        if device.type == "cuda":
+            began = time.perf_counter()
+            torch.cuda.synchronize(device)
+            self._own_seconds -= time.perf_counter() - began
+
     def _start_up_steps(self) -> int:
         return min(self._every, max(1, self._context.steps // 4))
 
     def _mark_steady(self, device: torch.device) -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        self._wait_for(device)
         self._steady_from = self._read_at = (self._step, self._context.clock.seconds)
+        self._breakdown.read(0)
+        self._own_seconds = 0.0
 
     def _read(self, trainer: Trainer) -> None:
         """Bring the steps since the last reading to the host and log them."""
+        self._wait_for(trainer.strategy.root_device)
         both = torch.stack([torch.stack(self._losses).float(), torch.stack(self._norms).float()])
         if trainer.world_size > 1:
             both = trainer.strategy.reduce(both, reduce_op="mean")
@@ -101,7 +158,7 @@ class StepMetrics(Callback):
             names.GRAD_NORM: sum(norms) / len(norms),
             names.LOSS_SPIKES: self._spikes.share,
             names.LEARNING_RATE: self._learning_rate,
-            names.PEAK_GIB: peak_memory_gib(trainer.strategy.root_device),
+            **memory_metrics(trainer.strategy.root_device, self._activations.read()),
             names.PROGRESS_TOKENS: tokens,
             names.PROGRESS_STEP: step,
             names.PROGRESS_FLOPS: float(tokens) * context.flops_per_token,
@@ -119,16 +176,21 @@ class StepMetrics(Callback):
         context = self._context
         now = context.clock.seconds
         metrics = {}
+        parts = self._breakdown.read(self._step - self._read_at[0])
         if self._steady_from is not None and self._step > self._steady_from[0]:
             step, seconds = self._steady_from
             rate = (self._step - step) * context.tokens_per_step / (now - seconds)
             metrics[names.TOKENS_PER_S] = rate
-            metrics[names.STEP_MS] = 1e3 * (now - self._read_at[1]) / (self._step - self._read_at[0])
+            steps = self._step - self._read_at[0]
+            metrics[names.STEP_MS] = 1e3 * (now - self._read_at[1]) / steps
+            metrics[names.METRICS_MS] = 1e3 * self._own_seconds / steps
+            metrics |= {names.STEP_PARTS_MS[part]: value for part, value in parts.items()}
             if self._peak is not None:
                 metrics[names.MFU] = rate * context.flops_per_token / (self._peak * trainer.world_size)
         if self._steady_from is None:
             self._steady_from = (self._step, now)
         self._read_at = (self._step, now)
+        self._own_seconds = 0.0
         return metrics
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,7 @@ class Validation(Callback):
         self._bound = loss_bound
         self._on_validation = on_validation
         self._step = 0
+        self._structure_seconds = 0.0
         self._batches: list[dict[str, Tensor]] | None = None
         self.last_loss: float | None = None
         self.last_bits_per_byte: float | None = None
@@ -63,12 +65,13 @@ class Validation(Callback):
         assert isinstance(module, LanguageModel)
         tokens = self._step * self._context.tokens_per_step
         with self._context.clock.paused():
+            began = time.perf_counter()
             loss, bits_per_byte, measures, gains = self._evaluate(trainer, module)
-            metrics = {names.VAL_LOSS: loss, **measures}
+            metrics = {names.VAL_LOSS: loss, **measures, names.VALIDATION_S: time.perf_counter() - began}
             if bits_per_byte is not None:
                 metrics[names.VAL_BITS_PER_BYTE] = bits_per_byte
             if gains is not None:
-                metrics |= gain_metrics(gains)
+                metrics |= {**gain_metrics(gains), names.STRUCTURE_S: self._structure_seconds}
                 self._save_profile(gains, tokens)
             self._context.log(metrics, tokens)
             self.last_loss, self.last_bits_per_byte, self.last_measures = loss, bits_per_byte, measures
@@ -107,10 +110,12 @@ class Validation(Callback):
                     sums[0] += F.cross_entropy(flat, targets, ignore_index=-100, reduction="sum").double()
                     for name, pair in extra(logits, batch).items():
                         found[name] = found.get(name, 0) + torch.stack([part.double() for part in pair])
+                total, count = sums.tolist()
+                began = time.perf_counter()
                 gains = self._gains(trainer, module)
+                self._structure_seconds = time.perf_counter() - began
         finally:
             module.network.train(was_training)
-        total, count = sums.tolist()
         loss = total / count
         bytes_per_token = getattr(data, "bytes_per_token", None)
         bits_per_byte = loss / math.log(2) / bytes_per_token if bytes_per_token else None
