@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sweep": ("resbench.sweeps.cli:main", "plan FILE | run FILE: many runs from one file"),
     "leaderboard": ("resbench.results.cli:main", "build: tables and figures from the runs of a study"),
     "check-scheme": ("resbench.architectures.conformance.cli:main", "NAME: is a residual scheme what it says it is?"),
+    "bench": ("resbench.harness.bench.cli:main", "run: the speed of training beside a bare loop"),
     "kernels": ("resbench.kernels.cli:main", "check | bench: the fused kernels"),
 }
 """Subcommand -> (where it is, what it does). A command takes the arguments after its name and returns an exit code."""

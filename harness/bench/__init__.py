@@ -1,0 +1,1 @@
+"""How fast a training run is, beside what it could be."""
