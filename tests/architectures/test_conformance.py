@@ -1,9 +1,11 @@
-"""Every built-in scheme conforms, in every form the tests know."""
+"""Every built-in scheme conforms in every form the tests know, and schemes that are wrong in one way fail there."""
 
+import broken_schemes as broken
 import pytest
 from architectures_support import SCHEMES
 
-from resbench.architectures.conformance import CHECKS, Check, Subject
+from resbench.architectures import ResidualScheme
+from resbench.architectures.conformance import CHECKS, Case, Check, Subject, run_checks
 from resbench.architectures.registry import resolve
 
 
@@ -11,3 +13,53 @@ from resbench.architectures.registry import resolve
 def test_conforms(label: str, check: Check) -> None:
     name, arguments = SCHEMES[label]
     check(Subject(resolve("scheme", name), arguments))
+
+
+WRONG: dict[type[ResidualScheme], tuple[str, str]] = {
+    broken.LeaksTheFuture: ("causality", "moving token 1 changes the output of token 0"),
+    broken.MixesTheBatch: ("batch independence", "moving a token of sequence 0 changes sequence 1"),
+    broken.CollapsesStreams: ("streams apart", "streams collapse before sublayer 1"),
+    broken.StaysSymmetric: ("streams apart", "they started equal and stay so"),
+    broken.WrongMixing: ("mixing", "off the Jacobian of write"),
+    broken.TransposedMixing: ("mixing", "its transpose is right: index it [out, in]"),
+    broken.WrongClaim: ("mixing claims", "claims column sums, but H_res is off by"),
+    broken.WrongWriteWeights: ("read and write", "adds the branch's output with other weights"),
+    broken.WrongReadWeights: ("read and write", "sums the streams with other weights"),
+    broken.WrongParameterCount: ("parameters", "states 6, the model has 8 more"),
+    broken.WrongFlopCount: ("FLOPs", "(0.500x)"),
+    broken.NaNAtDepth: ("depth", "after 64 sublayers"),
+    broken.ForgetsTheDtype: ("shapes and dtypes", "torch.float32 [1, 1, 1], expected torch.bfloat16"),
+    broken.WrongGradient: ("gradients", "is not that of finite differences"),
+    broken.NoisyForward: ("determinism", "two calls with one input differ"),
+    broken.BreaksTheGraph: ("torch.compile", "breaks the graph"),
+    broken.WrongBoundary: ("boundary", "differs from write(0) then read(1)"),
+    broken.ForgetsAnInitialValue: ("state dict", "something that matters is not in the state dict"),
+    broken.UntypedConstructor: ("constructor", "argument 'gain' has no type hint"),
+}
+
+
+def test_the_sound_scheme_the_broken_ones_come_from_conforms() -> None:
+    assert {result.outcome for result in run_checks(Subject(broken.Sound))} <= {"passed", "not applicable"}
+
+
+@pytest.mark.parametrize("scheme", WRONG, ids=lambda scheme: scheme.__name__)
+def test_a_broken_scheme_fails_at_the_right_check_and_no_other(scheme: type[ResidualScheme]) -> None:
+    check, says = WRONG[scheme]
+    failures = {result.check.name: result.found for result in run_checks(Subject(scheme)) if result.outcome == "failed"}
+    assert list(failures) == [check], failures
+    assert says in failures[check]
+
+
+def test_a_scheme_that_counts_its_calls_cannot_be_checkpointed() -> None:
+    # Its write and its boundary are different functions too, so it fails there as well.
+    results = {result.check.name: result for result in run_checks(Subject(broken.CountsItsCalls))}
+    assert results["checkpointing"].outcome == "failed"
+    assert "recomputed in the backward pass" in results["checkpointing"].found
+
+
+def test_a_failure_is_reported_on_the_smallest_case() -> None:
+    results = {result.check.name: result for result in run_checks(Subject(broken.LeaksTheFuture))}
+    assert results["causality"].case == Case(batch=2, length=2, sublayers=1, width=4)
+    results = {result.check.name: result for result in run_checks(Subject(broken.StateIsAList))}
+    assert results["shapes and dtypes"].found.startswith("the state is list, expected a tensor or a tuple of tensors")
+    assert results["shapes and dtypes"].case == Case(1, 1, 1, 1)
