@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from resbench.harness.invocation import command, store_options
 from resbench.harness.store import default_tracking_uri, open_store, sqlite_path
 
 
@@ -49,13 +50,9 @@ def _summary(result: "object") -> str:
             f"  validation loss {result.val_loss:.4f} nats per token, {result.bits_per_byte:.3f} bits per byte{beside}"
         )
     lines.append(
-        f"  logged to {result.tracking_uri}; look at it with `resbench ui{_ui_arguments(result.tracking_uri)}`"
+        f"  logged to {result.tracking_uri}; look at it with `{command('ui', *store_options(result.tracking_uri))}`"
     )
     return "\n".join(lines)
-
-
-def _ui_arguments(uri: str) -> str:
-    return "" if uri == default_tracking_uri("runs") else f" --tracking-uri {uri}"
 
 
 def list_plugins(argv: list[str]) -> int:
@@ -126,17 +123,17 @@ def _serve(command: list[str]) -> int:
         print("\nstopped", flush=True)
         return 0
     finally:
-        signal.signal(signal.SIGTERM, before)
         _end_group(server)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end_group(server: "subprocess.Popen[bytes]") -> None:
+    """Ask the server's processes to end, and make them when that takes too long or the user asks again."""
     for how, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
         try:
             os.killpg(server.pid, how)
+            server.wait(patience)
         except ProcessLookupError:
             return
-        try:
-            server.wait(patience)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
             continue

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from resbench.harness.config_errors import Source, explain, raised_by_constructor, where_given
+from resbench.harness.config_errors import Source, explain, in_its_file, raised_by_constructor, where_given
 from resbench.harness.module import LanguageModel
 from resbench.harness.shortnames import class_path, replace_in_argv, replace_in_tree
 from resbench.tasks.task import tokens_per_example
@@ -193,6 +193,7 @@ class RunCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         assert isinstance(parser, RunParser)
         assert isinstance(args, list)
+        self._argv: list[str] = args
         argv = replace_in_argv(args, lambda path: read_yaml(path) if os.path.isfile(path) else None)
         try:
             self.config = parser.parse_args(argv)
@@ -209,12 +210,16 @@ class RunCLI(LightningCLI):
         try:
             config = self.parser.instantiate(self.config)
         except ValueError as error:
-            raise ValueError(raised_by_constructor(str(error))) from error
+            raise ValueError(self.in_its_file(raised_by_constructor(str(error)))) from error
         self.config_init = config
         self.model, self.datamodule = config.model, config.data
         self.budget, self.every, self.tracking = config.budget, config.every, config.tracking
         self.output_dir: str = config.output_dir
         self.resume: str | None = config.resume
+
+    def in_its_file(self, message: str) -> str:
+        """What a constructor said about ``FIELD=VALUE``, with the file and the whole key that gave it."""
+        return in_its_file(message, self.parser.sources, self._argv)
 
     def resolved(self) -> dict[str, Any]:
         """The whole configuration in plain values, every default filled in; `resbench fit --config` accepts it again."""

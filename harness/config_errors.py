@@ -77,6 +77,24 @@ def raised_by_constructor(message: str) -> str:
     return "\n".join(part for part in said if part and not part.startswith("Expected a <class 'NoneType'>")) or message
 
 
+def in_its_file(message: str, sources: Sequence[Source], argv: Sequence[str]) -> str:
+    """A constructor's ``FIELD=VALUE ...`` with the file and the whole key in front, when a file and nothing after it set that field so."""
+    for source in reversed(sources):
+        for key, value in _leaves(source.tree):
+            for said in (key, key.rpartition(".")[2]):
+                if message.startswith((f"{said}={value}", f"{said}={value!r}")) and where_given(key, sources, argv):
+                    return f"{source.path}: {key}{message.removeprefix(said)}"
+    return message
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def _unknown_key(message: str) -> tuple[str, str | None] | None:
     """The dotted key that nothing accepts, and the class whose argument it would be, if it is a class's."""
     if found := re.match(r"unrecognized arguments: --([^\s=]+)", message):

@@ -47,6 +47,8 @@ def count(cli: RunCLI) -> Facts:
             network: Any = trial.build(data.vocab_size, data.context_length)
         except TypeError as error:
             raise ValueError(f"the model cannot be built: {error}") from error
+        except ValueError as error:
+            raise ValueError(cli.in_its_file(str(error))) from error
     parameters = sum(p.numel() for p in network.parameters())
     return Facts(
         params_total=network.params_total() if hasattr(network, "params_total") else parameters,

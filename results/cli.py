@@ -44,8 +44,22 @@ def build(study: str | None, tracking_uri: str | None, output_dir: Path, out: Pa
         console.print(
             f"Other studies: {', '.join(others)}. Choose one with --study NAME.", markup=False, highlight=False
         )
-    console.print(f"Open {folder / PAGE}", markup=False, highlight=False, soft_wrap=True)
+    for line in next_steps(folder / PAGE, uri):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def next_steps(page: Path, uri: str) -> list[str]:
+    """What to look at and what to run next."""
+    from resbench.harness.invocation import command, store_options
+
+    commands = {
+        command("ui", *store_options(uri)): "compare single runs in MLflow",
+        command("sweep", "plan", "streams"): "what a larger comparison would cost",
+        command("list"): "schemes, tasks and sizes",
+    }
+    width = max(map(len, commands))
+    return [f"Open {page}", "Next:", *(f"  {typed:<{width}}  {why}" for typed, why in commands.items())]
 
 
 def studies(runs: pd.DataFrame) -> list[str]:

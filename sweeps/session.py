@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from resbench.harness.invocation import command, store_options
 from resbench.harness.store import default_tracking_uri, experiment_id, open_store, sqlite_path
 from resbench.sweeps.agenda import Agenda
 from resbench.sweeps.changes import compare, refusal
@@ -143,8 +144,8 @@ def _print_summary(console: Console, plan: Plan, summary: Summary, uri: str) -> 
             say(f"  {title}: {reason}")
         say("The same command tries the failed runs again and leaves the others alone.", "yellow")
     say("Next:")
-    say(f"  resbench leaderboard build --study {plan.spec.name} --tracking-uri {shlex.quote(uri)}")
-    say(f"  resbench ui --tracking-uri {shlex.quote(uri)}")
+    say(f"  {command('leaderboard', 'build', '--study', plan.spec.name, *store_options(uri))}")
+    say(f"  {command('ui', *store_options(uri))}")
 
 
 def _short(value: object) -> str:

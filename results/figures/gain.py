@@ -19,7 +19,7 @@ SMALLEST_SPAN = 1.25
 
 
 def gain_through_depth(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Drawing:
-    """Composite forward and backward gain by sublayer, on a logarithmic axis; the largest models' panels first."""
+    """Composite forward and backward gain by sublayer, on a logarithmic axis; of many groups, those of the largest models."""
     name, title = "gain_depth", "Gain through depth"
     if numbers.empty:
         return too_little(
@@ -27,8 +27,8 @@ def gain_through_depth(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Drawi
         )
     if numbers["sublayer"].nunique() < 2:
         return too_little(name, title, "The models have a single sublayer: there is no depth to follow.", numbers)
-    found = list(numbers.groupby(["task", "size", "setting"], sort=False, dropna=False))[::-1]
-    drawn = found[:MOST_ROWS]
+    found = list(numbers.groupby(["task", "size", "setting"], sort=False, dropna=False))
+    drawn = found[-MOST_ROWS:]
     with house_style():
         figure = Figure(figsize=(7.2, 0.9 + 2.5 * len(drawn)), layout="constrained")
         grid = figure.subplots(len(drawn), 2, squeeze=False, sharey="row", sharex="row")

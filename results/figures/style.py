@@ -34,6 +34,9 @@ SCHEME_COLOURS = {
 }
 """Colours of the built-in schemes (after Okabe and Ito, who chose them to be told apart by colour-blind people)."""
 
+DASHED = frozenset({"identity-hc", "wide"})
+"""Built-in controls: drawn in dashes, so that a scheme they coincide with can be seen underneath."""
+
 PLUGIN_COLOURS = ("#e69f00", "#56b4e9", "#a3386c", "#8c8c2a", "#8059c4", "#3c9d9b")
 """Colours of all other schemes; which one is fixed by the scheme's name."""
 
@@ -76,11 +79,12 @@ def styles(labels: Iterable[tuple[str, str]]) -> dict[str, Style]:
     for label, scheme in in_order:
         by_colour.setdefault(scheme_colour(scheme), []).append(label)
     chosen: dict[str, Style] = {}
+    dashed = {SCHEME_COLOURS[scheme] for scheme in DASHED}
     for start, (colour, sharing) in enumerate(sorted(by_colour.items())):
         for position, label in enumerate(sharing):
             shade = colour if len(sharing) == 1 else _shade(colour, position / (len(sharing) - 1))
             marker = MARKERS[(start + position) % len(MARKERS)]
-            chosen[label] = Style(shade, marker, DASHES[position % len(DASHES)])
+            chosen[label] = Style(shade, marker, DASHES[(position + (colour in dashed)) % len(DASHES)])
     return {label: chosen[label] for label, _ in in_order}
 
 

@@ -136,13 +136,20 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         "model: {scheme: {class_path: mhc, init_args: {order: any}}}",
         ["mine.yaml", "model.scheme.init_args.order", "'any'", "columns-first"],
     ),
-    "no streams": ("model: {scheme: {class_path: mhc, init_args: {n_streams: 0}}}", ["n_streams=0", "at least 1"]),
+    "no streams": (
+        "model: {scheme: {class_path: mhc, init_args: {n_streams: 0}}}",
+        ["mine.yaml: model.scheme.init_args.n_streams=0", "at least 1"],
+    ),
     "width not divisible": (
         "model: {backbone: {class_path: transformer, init_args: {width: 100, n_heads: 3}}}",
-        ["width=100", "n_heads=3"],
+        ["mine.yaml: model.backbone.init_args.width=100", "n_heads=3"],
     ),
-    "out of range": ("budget: {tokens: 0}", ["budget.tokens=0", "at least 1"]),
-    "negative rate": ("model: {learning_rate: -1}", ["model.learning_rate=-1", "positive"]),
+    "unknown size in a file": (
+        "model: {backbone: {class_path: transformer, init_args: {size: 2m}}}",
+        ["mine.yaml: model.backbone.init_args.size='2m'", "100k, 400k, 1m"],
+    ),
+    "out of range": ("budget: {tokens: 0}", ["mine.yaml: budget.tokens=0", "at least 1"]),
+    "negative rate": ("model: {learning_rate: -1}", ["mine.yaml: model.learning_rate=-1", "positive"]),
     "decided by us": ("trainer: {max_steps: 5}", ["mine.yaml", "trainer.max_steps", "budget.tokens"]),
     "data seed": (
         "data: {class_path: python-source, init_args: {seed: 5}}",
@@ -178,6 +185,12 @@ def test_mistakes_on_the_command_line(arguments: list[str], expected: list[str])
         describe(arguments)
     for part in expected:
         assert part in str(error.value)
+
+
+def test_the_command_line_is_not_blamed_on_the_file_it_overrides(file: Callable[[str], str]) -> None:
+    text = "model: {scheme: {class_path: mhc, init_args: {n_streams: 0}}}"
+    with pytest.raises(ValueError, match="^n_streams=-1: expected at least 1"):
+        describe([file(text), "--model.scheme.n_streams=-1"])
 
 
 def test_every_key_of_the_resolved_configuration_is_documented_yaml(argv: Argv) -> None:

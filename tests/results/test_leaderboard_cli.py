@@ -25,6 +25,8 @@ def test_a_study_is_built_where_it_is_asked_for_and_printed(
     assert "unigram entropy 4.610 bits/byte" in printed
     assert "1 run diverged" in printed
     assert str(tmp_path / "site" / "index.html") in printed
+    assert f"resbench ui --tracking-uri {store.uri}" in printed
+    assert "resbench sweep plan streams" in printed
     assert max(len(line) for line in printed.splitlines() if "│" in line or "─" in line) <= 80
 
 
