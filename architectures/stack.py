@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from resbench.architectures.scheme import ResidualScheme
 
@@ -13,7 +13,7 @@ Observer = Callable[[int, Any, Any, Tensor, Tensor], None]
 
 
 def run_stack(
-    scheme: ResidualScheme, branches: Iterable[nn.Module], x: Tensor, observe: Observer | None = None
+    scheme: ResidualScheme, branches: Iterable[Callable[[Tensor], Tensor]], x: Tensor, observe: Observer | None = None
 ) -> Tensor:
     """Embeddings [B, T, C] -> the last hidden vectors [B, T, C] through ``scheme.n_sublayers`` branches.
 

@@ -1,5 +1,6 @@
 """The configuration of one run: what `resbench fit` accepts, from YAML files and the command line, through LightningCLI."""
 
+import contextlib
 import math
 import os
 from collections.abc import Mapping
@@ -13,9 +14,10 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from resbench.architectures.registry import BrokenPlugin
 from resbench.harness.config_errors import Source, explain, in_its_file, raised_by_constructor, where_given
 from resbench.harness.module import LanguageModel
-from resbench.harness.shortnames import class_path, replace_in_argv, replace_in_tree
+from resbench.harness.shortnames import SLOTS, class_path, replace_in_argv, replace_in_tree
 from resbench.tasks.task import tokens_per_example
 
 
@@ -194,7 +196,12 @@ class RunCLI(LightningCLI):
         assert isinstance(parser, RunParser)
         assert isinstance(args, list)
         self._argv: list[str] = args
-        argv = replace_in_argv(args, lambda path: read_yaml(path) if os.path.isfile(path) else None)
+        chosen: dict[str, str] = {}
+        argv = replace_in_argv(args, lambda path: read_yaml(path) if os.path.isfile(path) else None, chosen)
+        # jsonargparse would keep what the default class and the chosen one have in common: a transformer's size, a text task's batch size.
+        for slot, name in chosen.items():
+            with contextlib.suppress(ValueError, BrokenPlugin):  # the parser is to say what is wrong with it
+                parser.set_defaults({slot: {"class_path": class_path(SLOTS[slot], name)}})
         try:
             self.config = parser.parse_args(argv)
         except ArgumentError as error:

@@ -43,11 +43,14 @@ class GainProfile:
 
     sublayers: list[MixGain] = field(default_factory=list)
     composites: list[MixGain] = field(default_factory=list)
+    stage_starts: list[int] = field(default_factory=list)
+    """Sublayers at which the product starts anew: 0, and the first of each further stage of a convolutional network."""
 
     @property
     def composite(self) -> MixGain:
-        """The composite of the whole stack."""
-        return self.composites[-1]
+        """The composite of the whole stack; of several stages the one with the largest gain, forward or backward."""
+        ends = [self.composites[start - 1] for start in self.stage_starts[1:]] + [self.composites[-1]]
+        return max(ends, key=lambda end: max(end.forward, end.backward))
 
     @property
     def row_error(self) -> float:
@@ -101,12 +104,19 @@ def measure(mix: Tensor) -> MixGain:
 
 
 def profile(mixes: Sequence[Tensor]) -> GainProfile:
-    """mixes: H of sublayers 0, 1, ... in order, each [..., n, n] indexed [out, in], for the same tokens."""
+    """mixes: H of sublayers 0, 1, ... in order, each [..., n, n] indexed [out, in], for the same tokens.
+
+    Where the number of tokens (positions) changes, a new stage begins: no residual path leads across, so the composite starts anew.
+    """
     found = GainProfile()
     composite: Tensor | None = None
     for mix in mixes:
         mix = mix.detach().double()
-        composite = mix if composite is None else mix @ composite
+        if composite is None or composite.shape != mix.shape:
+            found.stage_starts.append(len(found.sublayers))
+            composite = mix
+        else:
+            composite = mix @ composite
         found.sublayers.append(measure(mix))
         found.composites.append(measure(composite))
     return found

@@ -68,12 +68,15 @@ def replace_in_value(kind: Kind, value: Any, key: str) -> Any:
     return value
 
 
-def replace_in_argv(argv: list[str], files: Callable[[str], Mapping[str, Any] | None]) -> list[str]:
+def replace_in_argv(
+    argv: list[str], files: Callable[[str], Mapping[str, Any] | None], chosen: dict[str, str] | None = None
+) -> list[str]:
     """Command-line arguments with class paths in place of names.
 
     ``files`` gives the content of a configuration file, or None: what class a later ``--model.scheme.FIELD NAME`` speaks of may stand in one.
+    ``chosen`` is filled with the class that each of `SLOTS` ends up with, as far as the arguments and files say.
     """
-    current: dict[str, str] = {}
+    current: dict[str, str] = {} if chosen is None else chosen
     out: list[str] = []
     items = iter(argv)
     for item in items:

@@ -14,11 +14,11 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from resbench.tasks.corpus import Corpus, open_corpus
+from resbench.tasks.corpus import open_corpus
 
 FORMAT = 1
 """Part of every key: raise it when the files of a corpus change their meaning."""
@@ -38,29 +38,38 @@ def default_cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "resbench"
 
 
-def load_or_build(cache_dir: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> Corpus:
+Opened = TypeVar("Opened")
+
+
+def load_or_build(
+    cache_dir: Path,
+    key: str,
+    build: Callable[[Path], dict[str, Any]],
+    open: Callable[[Path, dict[str, Any]], Opened] = open_corpus,  # type: ignore[assignment]
+) -> Opened:
     """Open the corpus called `key`; if it is missing or damaged, build it, while other processes wait for it.
 
     Args:
         cache_dir: root of the cache; created if it does not exist.
         key: file name that stands for everything the corpus depends on.
         build: writes the files of a corpus into the empty directory it is given and returns their description.
+        open: makes of a directory and the description in it what is returned.
 
     Raises:
         OSError: the cache directory cannot be created or written, or the disk is full.
         Whatever `build` raises; nothing of the build is left behind.
     """
     directory = cache_dir / "tokens"
-    if (corpus := _open(directory / key)) is not None:
+    if (corpus := _open(directory / key, open)) is not None:
         return corpus
     _make_writable(directory)
     with _lock(directory / f"{key}.lock"):
-        if (corpus := _open(directory / key)) is not None:
+        if (corpus := _open(directory / key, open)) is not None:
             return corpus
         for leftover in directory.glob(f"{key}.building-*"):  # we hold the lock: whoever wrote these is dead
             shutil.rmtree(leftover, ignore_errors=True)
         _build(directory, key, build)
-    corpus = _open(directory / key)
+    corpus = _open(directory / key, open)
     assert corpus is not None
     return corpus
 
@@ -120,7 +129,7 @@ def _lock(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _open(directory: Path) -> Corpus | None:
+def _open(directory: Path, open: Callable[[Path, dict[str, Any]], Opened]) -> Opened | None:
     """The corpus in `directory`, or None if there is none that is whole."""
     if not directory.exists():
         return None
@@ -131,7 +140,7 @@ def _open(directory: Path) -> Corpus | None:
         for name, expected in meta["files"].items():
             if (found := _measure(directory / name)) != expected:
                 raise ValueError(f"{name}: expected {expected}, found {found}")
-        return open_corpus(directory, meta["corpus"])
+        return open(directory, meta["corpus"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("the token cache %s is damaged (%s); building it again", directory, error)
         return None

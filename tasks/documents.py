@@ -61,6 +61,20 @@ def read_files(files: list[Path], format: Format, column: str, sample_by: str) -
     Raises:
         ValueError: a file cannot be read as `format`, is not UTF-8, or has no text in `column`.
     """
+    column = "text" if format == "text" else column  # `datasets` calls the one column of text files so
+    for row, where in read_rows(files, format, sample_by):
+        try:
+            yield from _texts([row], column, where)
+        except _BadColumn as error:
+            raise ValueError(str(error)) from None
+
+
+def read_rows(files: list[Path], format: Format, sample_by: str = "document") -> Iterator[tuple[dict[str, Any], str]]:
+    """The rows of local files, and which file each is from.
+
+    Raises:
+        ValueError: a file cannot be read as `format`.
+    """
     from datasets import IterableDataset
 
     # Not load_dataset, which for local files too asks a server on the internet to count the use.
@@ -75,10 +89,8 @@ def read_files(files: list[Path], format: Format, column: str, sample_by: str) -
             continue
         try:
             rows = read[format](glob.escape(str(file)), **options)
-            # `datasets` calls the one column of text files "text".
-            yield from _texts(rows, "text" if format == "text" else column, str(file))
-        except _BadColumn as error:
-            raise ValueError(str(error)) from None
+            for row in rows:
+                yield row, str(file)
         except Exception as error:  # pyarrow, json, codecs and `datasets` each have their own
             raise ValueError(
                 f"data.init_args.data_files: cannot read {file} as {format}: {_first_line(error)}. Is it whole, and of that format?"

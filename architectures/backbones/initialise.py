@@ -13,18 +13,27 @@ from torch import nn
 def initialise(model: nn.Module, output_scale: float) -> None:
     """Draw embeddings and linear weights anew from ``torch.initial_seed()``.
 
-    Linear weights have standard deviation fan_in^-1/2; those of output projections (modules called ``out``) are further scaled by
-    ``output_scale``. Embeddings have unit variance, so that they are not drowned by the first branches; a tied one counts as linear.
+    Linear weights have standard deviation fan_in^-1/2, convolutions (2 / fan_in)^1/2 for the ReLU before them (He et al. 2015); those of output
+    projections (modules called ``out``) are further scaled by ``output_scale``. Biases keep what their module gave them. Embeddings have unit
+    variance, so that they are not drowned by the first branches; a tied one counts as linear.
     """
     seed = torch.initial_seed()
     drawn: set[int] = set()
     for name, module in reversed(list(model.named_modules())):
-        if not isinstance(module, nn.Linear | nn.Embedding) or module.weight.is_meta or id(module.weight) in drawn:
+        if (
+            not isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d)
+            or module.weight.is_meta
+            or id(module.weight) in drawn
+        ):
             continue
         drawn.add(id(module.weight))
         std = 1.0
         if isinstance(module, nn.Linear):
-            std = module.in_features**-0.5 * (output_scale if name.endswith(".out") else 1.0)
+            std = module.in_features**-0.5
+        elif isinstance(module, nn.Conv2d):
+            std = (module.weight[0].numel() / 2) ** -0.5
+        if name.endswith(".out"):
+            std *= output_scale
         generator = torch.Generator().manual_seed(parameter_seed(seed, name))
         with torch.no_grad():
             module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * std)

@@ -1,6 +1,7 @@
 """A decoder-only transformer: RMSNorm, rotary positions, QK-norm, SwiGLU, causal SDPA; its residual is whatever scheme it is given."""
 
-from typing import Literal
+from functools import partial
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,25 +16,29 @@ from resbench.architectures.stack import Observer, run_stack
 
 
 class Attention(nn.Module):
-    """Causal multi-head attention with rotary positions and RMS-normalised queries and keys (QK-norm, arXiv 2010.04245)."""
+    """Multi-head attention with RMS-normalised queries and keys (QK-norm, arXiv 2010.04245); causal, with rotary positions, unless told otherwise."""
 
-    rotation: Tensor
+    rotation: Tensor | None
 
-    def __init__(self, width: int, n_heads: int, rotation: Tensor) -> None:
+    def __init__(self, width: int, n_heads: int, rotation: Tensor | None, causal: bool = True) -> None:
         super().__init__()
         self.n_heads = n_heads
+        self.causal = causal
         self.register_buffer("rotation", rotation, persistent=False)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.query_norm = RMSNorm(width // n_heads)
         self.key_norm = RMSNorm(width // n_heads)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, T, C]; ``mask`` [B, 1, T, T], true where a position (second to last) may see another, in place of the causal one."""
         query, key, value = (
             self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).transpose(-4, -2).unbind(-3)
         )  # each [B, heads, T, D]
-        query, key = rotate(self.query_norm(query), self.rotation), rotate(self.key_norm(key), self.rotation)
-        y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        query, key = self.query_norm(query), self.key_norm(key)
+        if self.rotation is not None:
+            query, key = rotate(query, self.rotation), rotate(key, self.rotation)
+        y = F.scaled_dot_product_attention(query, key, value, mask, is_causal=self.causal and mask is None)
         return self.out(y.transpose(-3, -2).flatten(-2))
 
 
@@ -58,8 +63,8 @@ class Branch(nn.Module):
         self.norm = norm
         self.inner = inner
 
-    def forward(self, u: Tensor) -> Tensor:
-        return self.inner(self.norm(u))
+    def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.inner(self.norm(u), mask) if isinstance(self.inner, Attention) else self.inner(self.norm(u))
 
 
 class Transformer(nn.Module):
@@ -82,6 +87,8 @@ class Transformer(nn.Module):
     Raises ValueError for an unknown size, a missing or impossible dimension.
     """
 
+    inputs: ClassVar[tuple[str, ...]] = ("tokens", "documents")
+
     def __init__(
         self,
         scheme: SchemeFactory,
@@ -97,25 +104,7 @@ class Transformer(nn.Module):
         stream_dtype: Literal["compute", "float32"] = "compute",
     ) -> None:
         super().__init__()
-        named = find_size(size) if size is not None else None
-        if named is not None:
-            depth = named.depth if depth is None else depth
-            n_heads = (named.n_heads if width is None else None) if n_heads is None else n_heads
-            width = named.width if width is None else width
-        for field, value in (("depth", depth), ("width", width), ("n_heads", n_heads)):
-            if value is None:
-                raise ValueError(
-                    f"{field} is not set: give a size with no own width, or depth, width and n_heads together"
-                )
-            if value < 1:
-                raise ValueError(f"{field}={value}: expected at least 1")
-        assert depth is not None
-        assert width is not None
-        assert n_heads is not None
-        if width % n_heads or (width // n_heads) % 2:
-            raise ValueError(
-                f"width={width} with n_heads={n_heads}: expected heads of equal, even size (width divisible by 2 x n_heads)"
-            )
+        depth, width, n_heads, base_ffn = shape_of(size, depth, width, n_heads, ffn_width)
         if vocab_size < 1 or context_length < 1:
             raise ValueError(f"vocab_size={vocab_size}, context_length={context_length}: expected at least 1 each")
         self.depth, self.width, self.n_heads = depth, width, n_heads
@@ -123,7 +112,6 @@ class Transformer(nn.Module):
         self.stream_dtype = stream_dtype
 
         self.scheme = scheme(width, 2 * depth)
-        base_ffn = ffn_width if ffn_width is not None else default_ffn_width(width)
         self.ffn_widths = widened(base_ffn, width, depth, *self.scheme.widening())
         self.embedding = nn.Embedding(vocab_size, width)
         self.branches = nn.ModuleList()
@@ -140,13 +128,15 @@ class Transformer(nn.Module):
     def forward(
         self,
         tokens: Tensor,
+        documents: Tensor | None = None,
         observe: Observer | None = None,
         targets: Tensor | None = None,
         loss: LossKind = "auto",
     ) -> Tensor:
         """tokens: int64 [B, T] -> logits [B, T, V]; with ``targets`` [B, T] the mean loss instead, without all logits at once.
 
-        ``observe`` sees every sublayer (`resbench.architectures.stack`), ``loss`` is as in `linear_cross_entropy`.
+        ``documents`` [B, T] numbers the document of each token: attention then stays within a document. ``observe`` sees every sublayer
+        (`resbench.architectures.stack`), ``loss`` is as in `linear_cross_entropy`.
         """
         if tokens.shape[-1] > self.context_length:
             raise ValueError(
@@ -156,7 +146,8 @@ class Transformer(nn.Module):
         device = x.device.type
         if self.stream_dtype == "compute" and torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
-        hidden = run_stack(self.scheme, self.branches, x, observe)
+        masked = None if documents is None else partial_masks(self.branches, same_document(documents))
+        hidden = run_stack(self.scheme, masked or self.branches, x, observe)
         hidden = self.final_norm(hidden)
         if targets is not None:
             return linear_cross_entropy(hidden, self.head.weight, targets, loss)
@@ -186,6 +177,40 @@ class Transformer(nn.Module):
         """Norms, the embedding (each row is touched rarely, decay would shrink it unseen) and what the scheme names."""
         own = {name for name, p in self.named_parameters() if p.ndim < 2 and not name.startswith("scheme.")}
         return own | {"embedding.weight"} | {f"scheme.{name}" for name in self.scheme.no_weight_decay()}
+
+
+def shape_of(
+    size: str | None, depth: int | None, width: int | None, n_heads: int | None, ffn_width: int | None
+) -> tuple[int, int, int, int]:
+    """Depth, width, heads and MLP width: those of the named size where they are not given. Raises ValueError for what is missing or impossible."""
+    named = find_size(size) if size is not None else None
+    if named is not None:
+        depth = named.depth if depth is None else depth
+        n_heads = (named.n_heads if width is None else None) if n_heads is None else n_heads
+        width = named.width if width is None else width
+    for field, value in (("depth", depth), ("width", width), ("n_heads", n_heads)):
+        if value is None:
+            raise ValueError(f"{field} is not set: give a size with no own width, or depth, width and n_heads together")
+        if value < 1:
+            raise ValueError(f"{field}={value}: expected at least 1")
+    assert depth is not None
+    assert width is not None
+    assert n_heads is not None
+    if width % n_heads or (width // n_heads) % 2:
+        raise ValueError(
+            f"width={width} with n_heads={n_heads}: expected heads of equal, even size (width divisible by 2 x n_heads)"
+        )
+    return depth, width, n_heads, ffn_width if ffn_width is not None else default_ffn_width(width)
+
+
+def same_document(documents: Tensor) -> Tensor:
+    """[B, T] document numbers -> bool [B, 1, T, T]: whether position t (third axis) may see s: no later, and of its own document."""
+    return (documents[:, :, None] == documents[:, None, :]).tril().unsqueeze(1)
+
+
+def partial_masks(branches: nn.ModuleList, mask: Tensor) -> list[partial[Tensor]]:
+    """The branches with the mask bound."""
+    return [partial(branch, mask=mask) for branch in branches]
 
 
 def widened(
