@@ -6,16 +6,17 @@ sums ("Amax", arXiv 2512.24880, section 5.4). The composite of sublayers 0..l is
 Everything is computed in float64: a product over a hundred sublayers in bfloat16 would measure its own rounding.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-SPECTRAL_TOKENS = 256
-"""Tokens on which singular values are computed; the other measures use all."""
+SPECTRAL_TOKENS = 64
+"""Tokens on which singular values and eigenvalues are computed; the other measures use all."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class MixGain:
     """Measures of one matrix per token, each averaged over tokens.
 
     ``forward``/``backward``: max |row sum| / max |column sum|. ``forward_min``/``backward_min``: min |row sum| / min |column sum|, which show
-    attenuation that the maxima hide. ``log_column_sum``: max |ln |column sum||. ``spectral_norm``: largest singular value. ``row_error``/
-    ``column_error``: max |row sum - 1| / max |column sum - 1|.
+    attenuation that the maxima hide. ``log_column_sum``: max |ln |column sum||. ``spectral_norm``: largest singular value.
+    ``second_eigenvalue``: second largest |eigenvalue|, how fast differences between streams die out; 0 for a single stream.
+    ``row_error``/``column_error``: max |row sum - 1| / max |column sum - 1|.
     """
 
     forward: float
@@ -33,6 +35,7 @@ class MixGain:
     backward_min: float
     log_column_sum: float
     spectral_norm: float
+    second_eigenvalue: float
     row_error: float
     column_error: float
 
@@ -64,43 +67,51 @@ class GainProfile:
 
     def as_dict(self) -> dict[str, list[Any]]:
         """Lists over sublayers, ready for JSON."""
-        own = {key: [asdict(mix)[key] for mix in self.sublayers] for key in asdict(self.sublayers[0])}
-        composite = {key: [asdict(mix)[key] for mix in self.composites] for key in asdict(self.composites[0])}
-        return {
-            "sublayer": list(range(len(self.sublayers))),
-            "gain_forward": own["forward"],
-            "gain_backward": own["backward"],
-            "gain_forward_min": own["forward_min"],
-            "gain_backward_min": own["backward_min"],
-            "log_column_sum": own["log_column_sum"],
-            "spectral_norm": own["spectral_norm"],
-            "row_error": own["row_error"],
-            "column_error": own["column_error"],
-            "composite_forward": composite["forward"],
-            "composite_backward": composite["backward"],
-            "composite_forward_min": composite["forward_min"],
-            "composite_backward_min": composite["backward_min"],
-            "composite_log_column_sum": composite["log_column_sum"],
-            "composite_spectral_norm": composite["spectral_norm"],
-        }
+        own, composite = [asdict(mix) for mix in self.sublayers], [asdict(mix) for mix in self.composites]
+        found: dict[str, list[Any]] = {"sublayer": list(range(len(own)))}
+        for name in asdict(self.sublayers[0]):
+            key = f"gain_{name}" if name.startswith(("forward", "backward")) else name
+            found[key] = [mix[name] for mix in own]
+        for name in asdict(self.composites[0]):
+            if name not in ("row_error", "column_error"):
+                found[f"composite_{name}"] = [mix[name] for mix in composite]
+        return found
 
 
 def measure(mix: Tensor) -> MixGain:
     """mix: [..., n, n] indexed [out, in], any float dtype; leading axes are tokens."""
-    mix = mix.detach().reshape(-1, *mix.shape[-2:]).double()
-    rows, columns = mix.sum(-1), mix.sum(-2)
-    stride = max(1, len(mix) // SPECTRAL_TOKENS)
-    sample = mix[::stride][:SPECTRAL_TOKENS].cpu()  # many tiny factorisations: faster there
-    return MixGain(
-        forward=_mean(rows.abs().amax(-1)),
-        backward=_mean(columns.abs().amax(-1)),
-        forward_min=_mean(rows.abs().amin(-1)),
-        backward_min=_mean(columns.abs().amin(-1)),
-        log_column_sum=_mean(columns.abs().log().abs().amax(-1)),
-        spectral_norm=_mean(torch.linalg.matrix_norm(sample, ord=2)) if sample.isfinite().all() else math.nan,
-        row_error=_mean((rows - 1).abs().amax(-1)),
-        column_error=_mean((columns - 1).abs().amax(-1)),
-    )
+    return measure_each(mix.detach().reshape(1, -1, *mix.shape[-2:]).double())[0]
+
+
+def measure_each(mixes: Tensor) -> list[MixGain]:
+    """mixes: float64 [L, tokens, n, n] -> the measures of each of the L matrices; one transfer from the device for all."""
+    rows, columns = mixes.sum(-1), mixes.sum(-2)
+    stride = max(1, mixes.shape[1] // SPECTRAL_TOKENS)
+    sample = mixes[:, ::stride][:, :SPECTRAL_TOKENS].cpu()  # many tiny factorisations: faster there
+    spectral, second = (torch.full(sample.shape[:1], math.nan, dtype=sample.dtype) for _ in range(2))
+    sound = sample.isfinite().flatten(1).all(1)
+    if sound.any():
+        spectral[sound] = torch.linalg.svdvals(sample[sound])[..., 0].mean(1)
+        second[sound] = second_eigenvalue(sample[sound]).mean(1)
+    by_token = {
+        "forward": rows.abs().amax(-1),
+        "backward": columns.abs().amax(-1),
+        "forward_min": rows.abs().amin(-1),
+        "backward_min": columns.abs().amin(-1),
+        "log_column_sum": columns.abs().log().abs().amax(-1),
+        "row_error": (rows - 1).abs().amax(-1),
+        "column_error": (columns - 1).abs().amax(-1),
+    }
+    means = dict(zip(by_token, torch.stack([value.mean(1) for value in by_token.values()]).tolist(), strict=True))
+    means |= {"spectral_norm": spectral.tolist(), "second_eigenvalue": second.tolist()}
+    return [MixGain(**{f.name: means[f.name][at] for f in fields(MixGain)}) for at in range(mixes.shape[0])]
+
+
+def second_eigenvalue(mixes: Tensor) -> Tensor:
+    """[..., n, n] -> [...]: the second largest magnitude of its eigenvalues, 0 for n = 1."""
+    if mixes.shape[-1] == 1:
+        return torch.zeros(mixes.shape[:-2], dtype=mixes.dtype)
+    return torch.linalg.eigvals(mixes).abs().sort(dim=-1, descending=True).values[..., 1]
 
 
 def profile(mixes: Sequence[Tensor]) -> GainProfile:
@@ -109,18 +120,17 @@ def profile(mixes: Sequence[Tensor]) -> GainProfile:
     Where the number of tokens (positions) changes, a new stage begins: no residual path leads across, so the composite starts anew.
     """
     found = GainProfile()
-    composite: Tensor | None = None
-    for mix in mixes:
-        mix = mix.detach().double()
-        if composite is None or composite.shape != mix.shape:
-            found.stage_starts.append(len(found.sublayers))
-            composite = mix
-        else:
-            composite = mix @ composite
-        found.sublayers.append(measure(mix))
-        found.composites.append(measure(composite))
+    for stage in stages(mixes):
+        found.stage_starts.append(len(found.sublayers))
+        products = [stage[0]]
+        for mix in stage[1:]:
+            products.append(mix @ products[-1])
+        found.sublayers += measure_each(stage)
+        found.composites += measure_each(torch.stack(products))
     return found
 
 
-def _mean(values: Tensor) -> float:
-    return float(values.mean())
+def stages(mixes: Sequence[Tensor]) -> list[Tensor]:
+    """Runs of equal shape, each as float64 [sublayers, tokens, n, n]."""
+    runs = itertools.groupby(mixes, key=lambda mix: mix.shape)
+    return [torch.stack([mix.detach().reshape(-1, *shape[-2:]).double() for mix in run]) for shape, run in runs]

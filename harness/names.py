@@ -31,9 +31,27 @@ GAIN_FORWARD_MIN: Final = "stability/gain_forward_min"
 GAIN_BACKWARD_MIN: Final = "stability/gain_backward_min"
 LOG_COLUMN_SUM: Final = "stability/max_abs_log_column_sum"
 SPECTRAL_NORM: Final = "stability/spectral_norm"
+SECOND_EIGENVALUE: Final = "stability/second_eigenvalue"
 ROW_ERROR: Final = "stability/row_error"
 COLUMN_ERROR: Final = "stability/column_error"
+STRUCTURE: Final[dict[str, tuple[str, Literal["mean", "max", "min"]]]] = {
+    "logit_range": ("mixer/logit_range", "max"),
+    "entropy": ("mixer/entropy", "mean"),
+    "effective_rank": ("mixer/effective_rank", "mean"),
+    "distance_to_identity": ("mixer/distance_to_identity", "mean"),
+    "distance_to_uniform": ("mixer/distance_to_uniform", "mean"),
+    "cosine": ("streams/cosine", "mean"),
+    "norm_min": ("streams/norm_min", "min"),
+    "norm_max": ("streams/norm_max", "max"),
+    "read_entropy": ("streams/read_entropy", "mean"),
+    "write_entropy": ("streams/write_entropy", "mean"),
+    "max_attention_logit": ("stability/max_attention_logit", "max"),
+}
+"""Column of the per-sublayer profile -> (metric, how sublayers become one number)."""
 LOSS_SPIKES: Final = "stability/loss_spikes"
+GRAD_NORM_SPIKES: Final = "stability/grad_norm_spikes"
+CLIPPED_SHARE: Final = "stability/clipped_share"
+"""Of the steps of the run's second half so far, how many had a gradient norm above the clipping threshold."""
 PROGRESS_TOKENS: Final = "progress/tokens"
 PROGRESS_FLOPS: Final = "progress/flops"
 PROGRESS_WALL_S: Final = "progress/wall_s"
@@ -78,4 +96,6 @@ TAG_CHECKPOINT_DIR: Final = "resbench.checkpoint_dir"
 # Artifacts.
 CONFIG_ARTIFACT: Final = "config.yaml"
 PROFILE_ARTIFACT: Final = "stability/profile.json"
-"""The last per-sublayer gain profile; earlier ones are ``stability/profile_<tokens>.json``."""
+"""The last per-sublayer profile; earlier ones are ``stability/profile_<tokens>.json``."""
+PROFILE_FIGURE: Final = "stability/profile.svg"
+"""It, drawn."""

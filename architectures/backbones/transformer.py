@@ -30,14 +30,25 @@ class Attention(nn.Module):
         self.key_norm = RMSNorm(width // n_heads)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x [B, T, C]; ``mask`` [B, 1, T, T], true where a position (second to last) may see another, in place of the causal one."""
-        query, key, value = (
-            self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).transpose(-4, -2).unbind(-3)
-        )  # each [B, heads, T, D]
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, heads, T, D], as they are multiplied."""
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).transpose(-4, -2).unbind(-3)
         query, key = self.query_norm(query), self.key_norm(key)
         if self.rotation is not None:
             query, key = rotate(query, self.rotation), rotate(key, self.rotation)
+        return query, key, value
+
+    def max_logit(self, x: Tensor) -> Tensor:
+        """The largest logit q . k / sqrt(D) of x [B, T, C], of all pairs that are in causal order if it is causal: a scalar."""
+        query, key, _ = self.heads(x)
+        unseen = torch.ones(x.shape[-2], x.shape[-2], dtype=torch.bool, device=x.device).triu(1) & self.causal
+        # A sequence at a time: the scores of all of them are what the attention kernel exists not to hold.
+        largest = [(q @ k.mT).masked_fill_(unseen, float("-inf")).amax() for q, k in zip(query, key, strict=True)]
+        return torch.stack(largest).amax() * query.shape[-1] ** -0.5
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, T, C]; ``mask`` [B, 1, T, T], true where a position (second to last) may see another, in place of the causal one."""
+        query, key, value = self.heads(x)
         y = F.scaled_dot_product_attention(query, key, value, mask, is_causal=self.causal and mask is None)
         return self.out(y.transpose(-3, -2).flatten(-2))
 
@@ -65,6 +76,10 @@ class Branch(nn.Module):
 
     def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.inner(self.norm(u), mask) if isinstance(self.inner, Attention) else self.inner(self.norm(u))
+
+    def max_attention_logit(self, u: Tensor) -> Tensor | None:
+        """The largest attention logit on the branch's input u [B, T, C]; None for an MLP."""
+        return self.inner.max_logit(self.norm(u)) if isinstance(self.inner, Attention) else None
 
 
 class Transformer(nn.Module):

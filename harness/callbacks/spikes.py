@@ -1,4 +1,4 @@
-"""Loss spikes: the share of steps whose value lies far above those before it."""
+"""Spikes of the loss or the gradient norm: the share of steps whose value lies far above those before it."""
 
 import math
 from collections import deque

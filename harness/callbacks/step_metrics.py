@@ -35,7 +35,8 @@ class StepMetrics(Callback):
         self._context = context
         self._every = every_steps
         self._bound = loss_bound
-        self._spikes = SpikeCounter()
+        self._spikes, self._norm_spikes = SpikeCounter(), SpikeCounter()
+        self._clipped_late = self._late = 0
         self._losses: list[Tensor] = []
         self._norms: list[Tensor] = []
         self._micro: list[Tensor] = []
@@ -151,12 +152,16 @@ class StepMetrics(Callback):
             losses, norms = losses[bad : bad + 1], norms[bad : bad + 1]
         step = self._step if bad is None else first + bad
         self._spikes.add(losses)
+        self._norm_spikes.add(norms)
+        self._count_clipped(norms, step - len(norms) + 1, trainer.gradient_clip_val)
         context = self._context
         tokens = step * context.tokens_per_step
         metrics = {
             names.TRAIN_LOSS: sum(losses) / len(losses),
             names.GRAD_NORM: sum(norms) / len(norms),
             names.LOSS_SPIKES: self._spikes.share,
+            names.GRAD_NORM_SPIKES: self._norm_spikes.share,
+            **({names.CLIPPED_SHARE: self._clipped_late / self._late} if self._late else {}),
             names.LEARNING_RATE: self._learning_rate,
             **memory_metrics(trainer.strategy.root_device, self._activations.read()),
             names.PROGRESS_TOKENS: tokens,
@@ -171,6 +176,13 @@ class StepMetrics(Callback):
 
     def _sound(self, loss: float, norm: float) -> bool:
         return math.isfinite(loss) and math.isfinite(norm) and loss <= self._bound
+
+    def _count_clipped(self, norms: list[float], first: int, limit: float | None) -> None:
+        """Of the steps from ``first`` on, count those in the run's second half, and those of them whose gradients were clipped."""
+        if limit:
+            late = [norm for step, norm in enumerate(norms, first) if step > self._context.steps // 2]
+            self._late += len(late)
+            self._clipped_late += sum(not norm <= limit for norm in late)
 
     def _throughput(self, trainer: Trainer) -> dict[str, float]:
         context = self._context
@@ -198,6 +210,8 @@ class StepMetrics(Callback):
             "losses": [float(loss) for loss in self._losses],
             "norms": [float(norm) for norm in self._norms],
             "spikes": self._spikes.state_dict(),
+            "norm_spikes": self._norm_spikes.state_dict(),
+            "clipped": [self._clipped_late, self._late],
             "seconds": self._context.clock.seconds,
         }
 
@@ -205,4 +219,6 @@ class StepMetrics(Callback):
         self._losses = [torch.tensor(loss) for loss in state_dict["losses"]]
         self._norms = [torch.tensor(norm) for norm in state_dict["norms"]]
         self._spikes.load_state_dict(state_dict["spikes"])
+        self._norm_spikes.load_state_dict(state_dict["norm_spikes"])
+        self._clipped_late, self._late = state_dict["clipped"]
         self._context.clock.seconds = state_dict["seconds"]

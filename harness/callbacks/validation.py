@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from resbench.harness import names
 from resbench.harness.callbacks.context import Diverged, RunContext
-from resbench.harness.gain import GainProfile, profile
 from resbench.harness.module import LanguageModel
+from resbench.harness.structure import Structure, observe
+from resbench.harness.structure_figure import draw_profile
 from resbench.tasks.task import Task, model_inputs
 
 OnValidation = Callable[[int, float], None]
@@ -42,6 +43,7 @@ class Validation(Callback):
         self._on_validation = on_validation
         self._step = 0
         self._structure_seconds = 0.0
+        self._drawn_later: tuple[Structure, int] | None = None
         self._batches: list[dict[str, Tensor]] | None = None
         self.last_loss: float | None = None
         self.last_bits_per_byte: float | None = None
@@ -66,13 +68,13 @@ class Validation(Callback):
         tokens = self._step * self._context.tokens_per_step
         with self._context.clock.paused():
             began = time.perf_counter()
-            loss, bits_per_byte, measures, gains = self._evaluate(trainer, module)
+            loss, bits_per_byte, measures, structure = self._evaluate(trainer, module)
             metrics = {names.VAL_LOSS: loss, **measures, names.VALIDATION_S: time.perf_counter() - began}
             if bits_per_byte is not None:
                 metrics[names.VAL_BITS_PER_BYTE] = bits_per_byte
-            if gains is not None:
-                metrics |= {**gain_metrics(gains), names.STRUCTURE_S: self._structure_seconds}
-                self._save_profile(gains, tokens)
+            if structure is not None:
+                metrics |= {**structure.metrics(), names.STRUCTURE_S: self._structure_seconds}
+                self._save_profile(structure, tokens)
             self._context.log(metrics, tokens)
             self.last_loss, self.last_bits_per_byte, self.last_measures = loss, bits_per_byte, measures
             if not math.isfinite(loss) or loss > self._bound:
@@ -82,8 +84,8 @@ class Validation(Callback):
 
     def _evaluate(
         self, trainer: Trainer, module: LanguageModel
-    ) -> tuple[float, float | None, dict[str, float], GainProfile | None]:
-        """Loss, bits per byte where the task knows bytes, the task's own measures, and gains."""
+    ) -> tuple[float, float | None, dict[str, float], Structure | None]:
+        """Loss, bits per byte where the task knows bytes, the task's own measures, and the network's structure."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if self._batches is None:
             self._batches = list(data.val_dataloader())
@@ -112,7 +114,7 @@ class Validation(Callback):
                         found[name] = found.get(name, 0) + torch.stack([part.double() for part in pair])
                 total, count = sums.tolist()
                 began = time.perf_counter()
-                gains = self._gains(trainer, module)
+                structure = self._structure(trainer, module)
                 self._structure_seconds = time.perf_counter() - began
         finally:
             module.network.train(was_training)
@@ -120,50 +122,43 @@ class Validation(Callback):
         bytes_per_token = getattr(data, "bytes_per_token", None)
         bits_per_byte = loss / math.log(2) / bytes_per_token if bytes_per_token else None
         measures = {name: float(pair[0] / pair[1]) for name, pair in found.items() if pair[1] > 0}
-        return loss, bits_per_byte, measures, gains
+        return loss, bits_per_byte, measures, structure
 
-    def _gains(self, trainer: Trainer, module: LanguageModel) -> GainProfile | None:
-        """Gains on the first validation sequences; None for a scheme that is no linear mix, and when switched off."""
-        network: Any = module.network
-        if self._gain_sequences == 0 or not hasattr(network, "scheme"):
+    def _structure(self, trainer: Trainer, module: LanguageModel) -> Structure | None:
+        """What `observe` sees on the first validation sequences; None when switched off."""
+        if self._gain_sequences == 0:
             return None
         assert self._batches is not None
+        assert module.network is not None
         count = self._gain_sequences
         columns = zip(*(model_inputs(batch) for batch in self._batches[:count]), strict=True)
         inputs = [torch.cat(parts)[:count] for parts in columns]
-        mixes: list[Tensor] = []
+        return observe(module.network, trainer.strategy.batch_to_device(inputs))
 
-        def observe(i: int, state: Any, ctx: Any, u: Tensor, y: Tensor) -> None:
-            mix = network.scheme.mixing(state, ctx, i)
-            if mix is not None:
-                mixes.append(mix)
-
-        network(*trainer.strategy.batch_to_device(inputs), observe=observe)
-        return profile(mixes) if len(mixes) == network.scheme.n_sublayers else None
-
-    def _save_profile(self, gains: GainProfile, tokens: int) -> None:
+    def _save_profile(self, structure: Structure, tokens: int) -> None:
         if self._context.run is not None:
-            text = json.dumps({"tokens": tokens, **gains.as_dict()})
+            text = json.dumps({"tokens": tokens, **structure.as_dict()})
             self._context.run.log_text_later(text, names.PROFILE_ARTIFACT.replace(".json", f"_{tokens}.json"))
             self._context.run.log_text_later(text, names.PROFILE_ARTIFACT)
+            self._drawn_later = (structure, tokens)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._draw()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, Diverged):
+            self._draw()
+
+    def _draw(self) -> None:
+        """The last profile as a figure. Once: drawing takes longer than measuring."""
+        if self._drawn_later is not None and self._context.run is not None:
+            structure, tokens = self._drawn_later
+            title = f"Sublayers after {tokens:,} tokens, averages over the tokens of the first validation sequences"
+            self._context.run.log_text_later(draw_profile(structure.as_dict(), title), names.PROFILE_FIGURE)
+            self._drawn_later = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"last_loss": self.last_loss, "last_bits_per_byte": self.last_bits_per_byte}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.last_loss, self.last_bits_per_byte = state_dict["last_loss"], state_dict["last_bits_per_byte"]
-
-
-def gain_metrics(gains: GainProfile) -> dict[str, float]:
-    """The scalars of a profile: gains of the whole stack's composite, and the largest row and column errors of any sublayer."""
-    composite = gains.composite
-    return {
-        names.GAIN_FORWARD: composite.forward,
-        names.GAIN_BACKWARD: composite.backward,
-        names.GAIN_FORWARD_MIN: composite.forward_min,
-        names.GAIN_BACKWARD_MIN: composite.backward_min,
-        names.LOG_COLUMN_SUM: composite.log_column_sum,
-        names.SPECTRAL_NORM: composite.spectral_norm,
-        names.ROW_ERROR: gains.row_error,
-        names.COLUMN_ERROR: gains.column_error,
-    }
