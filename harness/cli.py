@@ -19,6 +19,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ui": ("resbench.harness.commands:ui", "open MLflow's user interface on the runs"),
     "sweep": ("resbench.sweeps.cli:main", "plan FILE | run FILE: many runs from one file"),
     "leaderboard": ("resbench.results.cli:main", "build: tables and figures from the runs of a study"),
+    "new-scheme": (
+        "resbench.harness.scaffold:new_scheme",
+        "NAME DIR: write a package with a residual scheme of your own",
+    ),
+    "new-task": ("resbench.harness.scaffold:new_task", "NAME DIR: the same for a task"),
+    "new-backbone": ("resbench.harness.scaffold:new_backbone", "NAME DIR: the same for a backbone"),
     "check-scheme": ("resbench.architectures.conformance.cli:main", "NAME: is a residual scheme what it says it is?"),
     "bench": ("resbench.harness.bench.cli:main", "run: the speed of training beside a bare loop"),
     "kernels": ("resbench.kernels.cli:main", "check | bench: the fused kernels"),

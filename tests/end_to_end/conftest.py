@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from resbench.harness.scaffold import write_package
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
 def plugin_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which pip installed the plugin package, as it would into site-packages."""
-    site = tmp_path_factory.mktemp("plugin-site")
-    pip_install(site, str(ROOT / "tests" / "end_to_end" / "plugin_package"))
-    return site
+    """A folder into which pip installed what `resbench new-scheme damped` wrote, as it would into site-packages."""
+    work = tmp_path_factory.mktemp("plugin")
+    write_package("scheme", "damped", work / "package")
+    pip_install(work / "site", str(work / "package"))
+    return work / "site"
 
 
 def pip_install(site: Path, what: str) -> None:

@@ -1,4 +1,4 @@
-"""A scheme from somebody else's package is listed, swept beside the built-ins and ranked, with no change to resbench."""
+"""A scheme from somebody else's package, as `resbench new-scheme` writes it, is listed, swept beside the built-ins and ranked."""
 
 import json
 import sqlite3
@@ -24,7 +24,7 @@ def test_a_plugin_is_listed_swept_and_ranked(resbench, plugin_site: Path, tmp_pa
     assert listed.returncode == 0, listed.stderr
     line = next(line for line in listed.stdout.splitlines() if "damped" in line)
     assert "resbench-damped" in line
-    assert "0.3" in line
+    assert "0.1.0" in line
     assert "resbench-damped" not in resbench("list").stdout
 
     corpus = tmp_path / "corpus"
@@ -44,7 +44,7 @@ def test_a_plugin_is_listed_swept_and_ranked(resbench, plugin_site: Path, tmp_pa
     rows = json.loads((tmp_path / "board" / "leaderboard.json").read_text())["rows"]
     assert {row["scheme"] for row in rows} == {"resnet", "damped"}
     damped = next(row for row in rows if row["scheme"] == "damped")
-    assert damped["params_connection"] == 4  # one gain for each of the two layers' two sublayers
+    assert damped["params_connection"] == 4  # one momentum for each of the two layers' two sublayers
     assert damped["outcomes"]["complete"] == 2
     assert damped["difference"]["n"] == 2  # paired with resnet by seed
 

@@ -33,6 +33,7 @@ def test_the_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
     assert folders == {"architectures", "harness", "kernels", "results", "sweeps", "tasks"}
     assert "resbench/sweeps/demo.yaml" in names
     assert any(name.startswith("resbench/results/templates/") for name in names)
+    assert "resbench/harness/templates/scheme/module.py.template" in names
     assert not any("published" in name for name in names)
 
 
