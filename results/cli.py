@@ -35,6 +35,7 @@ def build(study: str | None, tracking_uri: str | None, output_dir: Path, out: Pa
     chosen = choose_study(runs, study, uri)
     leaderboard = make_leaderboard(runs[runs["study"] == chosen], chosen)
     folder = out or output_dir / "leaderboard" / folder_name(chosen)
+    folder.mkdir(parents=True, exist_ok=True)  # one that cannot be had is said before figures are drawn
     write_files(folder, files_of(leaderboard, uri))
 
     console = Console()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Before anything imports these libraries: they read their environment once.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -31,6 +32,21 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESBENCH_CACHE", str(cache))
         yield cache
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs, for whoever wants one to copy it: creating one takes seconds. The workers of a session share it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    path = shared / "empty-store" / "mlflow.db"
+    with FileLock(shared / "empty-store.lock"):
+        if not path.exists():
+            from resbench.harness.store import open_store
+
+            open_store(f"sqlite:///{path}").search_experiments()
+    return path
 
 
 @pytest.fixture(autouse=True)

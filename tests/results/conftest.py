@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -16,21 +18,22 @@ from resbench.results.runs import load_runs
 
 
 @pytest.fixture(scope="session")
-def new_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def new_store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Store:
     """An MLflow store with nothing in it; tests write to experiments of their own."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+    path = shutil.copy(empty_store, tmp_path_factory.mktemp("store"))
+    uri = f"sqlite:///{path}"
     return Store(uri, open_store(uri))
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Store:
     """A store with three studies.
 
     `demo`: four schemes x two sizes x seeds 0, 1, 2, all complete; then, at 400k, seed 3 with resnet complete, mhc diverged and hc
     failed, and one run of a search. `hostile`: schemes with names that would like to be code. `single`: one seed.
     """
     folder = tmp_path_factory.mktemp("studies")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    uri = f"sqlite:///{shutil.copy(empty_store, folder)}"
     client = open_store(uri)
     artifacts = (folder / "artifacts").as_uri()
     demo = simulated.simulate_sweep(client, "demo", artifacts=artifacts)
@@ -67,3 +70,9 @@ def needs_browser() -> None:
         pytest.fail(f"RESBENCH_REQUIRE_BROWSER is set, but {reason}")
     if reason:
         pytest.skip(reason)
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaderboards without figures, which take most of a build's time, for tests of everything else."""
+    monkeypatch.setattr("resbench.results.publish.draw_study", lambda *_: [])

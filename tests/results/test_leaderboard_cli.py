@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,9 +32,15 @@ def test_a_study_is_built_where_it_is_asked_for_and_printed(
 
 
 def test_by_default_the_latest_study_goes_below_the_output_directory(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    empty_store: Path,
+    no_figures: None,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_store, tmp_path / "runs")
     client = open_store(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     for position, name in enumerate(["older", "newer"]):
         experiment = client.create_experiment(name)
@@ -52,15 +59,14 @@ def test_an_unknown_study_is_answered_with_the_known_ones(store: Store) -> None:
         main(["build", "--study", "dmeo", "--tracking-uri", store.uri])
 
 
-def test_an_empty_store_is_answered_with_what_to_run(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    open_store(uri)
+def test_an_empty_store_is_answered_with_what_to_run(tmp_path: Path, empty_store: Path) -> None:
+    uri = f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
     with pytest.raises(ValueError, match="resbench sweep run"):
         main(["build", "--tracking-uri", uri])
 
 
-def test_a_study_of_search_runs_only_is_not_ranked(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+def test_a_study_of_search_runs_only_is_not_ranked(tmp_path: Path, empty_store: Path) -> None:
+    uri = f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
     client = open_store(uri)
     simulated.simulate_run(
         client, client.create_experiment("tuning"), simulated.Scheme("hc"), study="tuning", phase="search"
@@ -69,7 +75,10 @@ def test_a_study_of_search_runs_only_is_not_ranked(tmp_path: Path) -> None:
         main(["build", "--tracking-uri", uri])
 
 
-def test_a_file_in_the_way_is_named(store: Store, tmp_path: Path) -> None:
+def test_a_file_in_the_way_is_named_before_anything_is_drawn(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("resbench.results.publish.draw_study")
     (tmp_path / "site").write_text("not a folder")
     with pytest.raises(FileExistsError, match="site"):
         main(["build", "--study", "single", "--tracking-uri", store.uri, "--out", str(tmp_path / "site")])
@@ -83,7 +92,7 @@ def test_a_study_s_folder_stays_below_the_leaderboards(study: str, folder: str) 
 
 
 def test_a_hostile_study_is_printed_as_it_is_called(
-    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_figures: None
 ) -> None:
     assert main(["build", "--study", "hostile", "--tracking-uri", store.uri, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out

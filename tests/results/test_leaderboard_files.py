@@ -223,7 +223,7 @@ def test_a_spreadsheet_runs_nothing_from_the_csv() -> None:
     assert _inert("mhc") == "mhc"
 
 
-def test_one_seed_is_said_to_have_no_interval(store: Store) -> None:
+def test_one_seed_is_said_to_have_no_interval(store: Store, no_figures: None) -> None:
     single = make_leaderboard(load_runs(store.uri, "single"), "single")
     assert any("one seed only" in note for note in single.notes)
     html = text(publish.files_of(single, store.uri), "index.html")

@@ -25,16 +25,6 @@ def sweep_file(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without runs; creating one takes seconds, copying it nothing."""
-    from resbench.harness.store import open_store
-
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    open_store(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
 def output_dir(tmp_path: Path, empty_store: Path) -> Path:
     folder = tmp_path / "runs"
