@@ -206,7 +206,7 @@ class RunCLI(LightningCLI):
             self.config = parser.parse_args(argv)
         except ArgumentError as error:
             decided = {f"trainer.{name}": instead for name, instead in DECIDED_BY_US.items()}
-            raise ValueError(explain(str(error), parser, parser.sources, args, decided)) from error
+            raise ValueError(explain(str(error), parser, parser.sources, argv, decided)) from error
         if (place := where_given(SEED_OF_DATA, parser.sources, args)) is not None:
             raise ValueError(f"{place}{SEED_OF_DATA} cannot be set: it follows seed_everything")
         self.config.trainer.precision = self.config.trainer.precision or default_precision(

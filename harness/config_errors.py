@@ -42,6 +42,8 @@ def explain(
         if key in decided:
             return f"{_where(key, sources, argv)}{key} cannot be set: {decided[key]}"
         parent, _, last = key.rpartition(".")
+        if class_path is None and not _children(parser, parent):
+            class_path = _class_chosen(parent.removesuffix(".init_args"), sources, argv)
         if class_path is not None:
             known = _arguments(class_path)
             nothing = f" {class_path.rpartition('.')[2]} takes no arguments."
@@ -105,6 +107,23 @@ def _unknown_key(message: str) -> tuple[str, str | None] | None:
         keys = re.findall(r'Parser key "([^"]+)"', message)
         owner = re.search(r"'?class_path'?[=:] ?'([^']+)'", message[found.end() :])
         return ".init_args.".join([*keys, found[1]]), owner[1] if owner else None
+    return None
+
+
+def _class_chosen(slot: str, sources: Sequence[Source], argv: Sequence[str]) -> str | None:
+    """The class path that the command line, or a file, gives for ``data`` or ``model.scheme``."""
+    for option, value in zip(argv, [*argv[1:], ""], strict=True):
+        name, has_value, own = option.partition("=")
+        if name in (f"--{slot}", f"--{slot}.class_path"):
+            return own if has_value else value
+    for source in reversed(sources):
+        node: Any = source.tree
+        for part in slot.split("."):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        if isinstance(node, Mapping):
+            node = node.get("class_path")
+        if isinstance(node, str):
+            return node
     return None
 
 
