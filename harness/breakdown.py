@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 PARTS = ("data", "forward", "backward", "optimizer")
 
@@ -96,10 +97,11 @@ class ActivationMemory:
         if self._device.type == "cuda":
             self._before = torch.cuda.memory_allocated(self._device)
         elif self._most == 0 and self._hooks is None:
-            own = {p.untyped_storage().data_ptr() for p in self._module.parameters()}
+            # Of a sharded parameter this process's part; what it gathers of the others is memory the forward pass takes.
+            own = {_local(p).untyped_storage().data_ptr() for p in self._module.parameters()}
 
             def pack(tensor: Tensor) -> Tensor:
-                storage = tensor.untyped_storage()
+                storage = _local(tensor).untyped_storage()
                 if storage.data_ptr() not in own:
                     self._seen[storage.data_ptr()] = storage.nbytes()
                 return tensor
@@ -128,3 +130,8 @@ class ActivationMemory:
         if self._device.type == "cuda":
             self._most = 0
         return most
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that is in this process."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

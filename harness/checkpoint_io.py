@@ -2,8 +2,8 @@
 
 import logging
 import os
+import pickle
 import re
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,32 +17,64 @@ NAME = re.compile(r"step-(\d+)\.ckpt")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint files, written so that a crash or a full disk leaves the earlier ones as they were."""
+    """Lightning's checkpoint files, written so that a crash or a full disk leaves the earlier ones as they were, and read without trust."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Raises OSError naming the file when the disk is full or not writable."""
         path = Path(path)
         make_folder(path.parent)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with open(temporary, "wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            directory = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)  # the new name itself
-            finally:
-                os.close(directory)
+            _flush_names(path.parent)
         except BaseException as error:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             # torch's writer reports a full disk as a RuntimeError of its own
             if isinstance(error, OSError) or "PytorchStreamWriter" in str(error):
                 raise OSError(
-                    f"cannot write the checkpoint {path}: {error}. Earlier checkpoints are intact."
+                    f"cannot write the checkpoint {path}: {_why(error)}. Earlier checkpoints are intact: make room or choose another "
+                    f"--output_dir, then go on with --resume {path.parent.name}"
                 ) from error
             raise
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Tensors and plain values only, whatever the caller asks for: a checkpoint may come from a shared folder, and nothing in it is executed.
+
+        Raises ValueError for a file that holds anything else.
+        """
+        try:
+            state: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"the checkpoint {path} holds more than tensors and plain values, so it is not one of resbench's, and was not loaded: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        return state
+
+
+def _flush_names(folder: Path) -> None:
+    """Make a new name in a folder survive a power cut."""
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _why(error: BaseException) -> str:
+    """The operating system's word for it, which torch's writer hides behind its own."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.strerror:
+            return seen.strerror
+        seen = seen.__cause__ or seen.__context__
+    return str(error).splitlines()[0]
 
 
 def make_folder(folder: Path) -> None:
@@ -54,8 +86,19 @@ def make_folder(folder: Path) -> None:
         raise type(error)(
             f"cannot create the output directory {folder}: {reason}. Choose another --output_dir"
         ) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise PermissionError(f"the output directory {folder} is not writable. Choose another --output_dir")
+
+
+def file_name(step: int) -> str:
+    """Of the checkpoint after so many optimizer steps."""
+    return f"step-{step:08d}.ckpt"
+
+
+def sweep_up(folder: Path) -> None:
+    """Remove what a process killed in mid-write left; for the one process that owns the folder."""
+    for leftover in folder.glob(".step-*.ckpt.*"):
+        leftover.unlink(missing_ok=True)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -65,12 +108,22 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that is not damaged, with a warning for each that is."""
+    """The newest checkpoint that is not damaged, with a warning for each that is, saying what is used in its place."""
+    damaged: list[Path] = []
+    found = None
     for path in reversed(checkpoints(folder)):
         if is_whole(path):
-            return path
-        log.warning("the checkpoint %s is damaged; the one before it is used", path)
-    return None
+            found = path
+            break
+        damaged.append(path)
+    used = (
+        f"{found.name}, the one before it, is used"
+        if found is not None
+        else "there is none before it: training starts again"
+    )
+    for path in damaged:
+        log.warning("the checkpoint %s is damaged (truncated, or its checksums are wrong); %s", path, used)
+    return found
 
 
 def is_whole(path: Path) -> bool:

@@ -25,14 +25,17 @@ def share_caches() -> Path:
     return Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
 
 
-def compiled(network: nn.Module, mode: CompileMode = "default") -> Callable[..., Any]:
-    """The network as one graph. The first call compiles, and raises torch's ``Unsupported`` for code that breaks the graph."""
+def compiled(network: nn.Module, mode: CompileMode = "default", whole: bool = True) -> Callable[..., Any]:
+    """The network as one graph. The first call compiles, and raises torch's ``Unsupported`` for code that breaks the graph.
+
+    Not ``whole`` allows breaks: FSDP2 gathers weights between the parts, outside of any graph.
+    """
     import torch._dynamo
 
     share_caches()
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILATIONS)
     # A new shape is compiled anew: kernels for "any" shape are slower, and a run has one.
     found: Callable[..., Any] = torch.compile(
-        network, fullgraph=True, dynamic=False, mode=None if mode == "default" else mode
+        network, fullgraph=whole, dynamic=False, mode=None if mode == "default" else mode
     )
     return found

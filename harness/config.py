@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from resbench.architectures.registry import BrokenPlugin
+from resbench.harness import sharding
 from resbench.harness.config_errors import Source, explain, in_its_file, raised_by_constructor, where_given
 from resbench.harness.module import LanguageModel
 from resbench.harness.shortnames import SLOTS, class_path, replace_in_argv, replace_in_tree
@@ -105,6 +106,10 @@ DECIDED_BY_US: dict[str, str] = {
 """Arguments of Lightning's Trainer that a run derives, with what to set in their place."""
 
 
+STRATEGIES = {"auto": "ddp for several devices", "ddp": "whole weights everywhere", "fsdp2": "sharded weights"}
+GROUPED = ("ddp", "fsdp2")
+"""Strategies that form a process group even for one process."""
+
 SEED_OF_DATA = "data.init_args.seed"
 
 
@@ -178,8 +183,10 @@ class RunCLI(LightningCLI):
             "--resume",
             type=str | None,
             default=None,
-            help="Id of an MLflow run to go on with, from its last checkpoint.",
+            help="Id of an MLflow run to go on with, from its last checkpoint; `auto` finds the newest unfinished run of the same "
+            "configuration, seed and output directory, and starts a new one if there is none.",
         )
+        sharding.register()
         parser.link_arguments("seed_everything", SEED_OF_DATA)
         parser.set_defaults(
             {
@@ -209,6 +216,10 @@ class RunCLI(LightningCLI):
             raise ValueError(explain(str(error), parser, parser.sources, argv, decided)) from error
         if (place := where_given(SEED_OF_DATA, parser.sources, args)) is not None:
             raise ValueError(f"{place}{SEED_OF_DATA} cannot be set: it follows seed_everything")
+        strategy = self.config.trainer.strategy
+        if isinstance(strategy, str) and strategy not in STRATEGIES:
+            known = ", ".join(f"{name} ({what})" for name, what in STRATEGIES.items())
+            raise ValueError(f"trainer.strategy={strategy!r}: expected one of {known}")
         self.config.trainer.precision = self.config.trainer.precision or default_precision(
             self.config.trainer.accelerator
         )

@@ -1,5 +1,7 @@
 """Errors a user can do something about, as one screen on stderr and exit code 2; everything else keeps its traceback.
 
+A run that a scheduler stopped (SIGTERM) ends with exit code 75, EX_TEMPFAIL of sysexits.h: nothing is wrong, start it again later.
+
 Set RESBENCH_DEBUG=1 to see the traceback of every error.
 """
 
@@ -8,15 +10,27 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 MAX_LINES = 20
 USER_ERROR = 2
 INTERRUPTED = 130
+PREEMPTED = 75
+
+
+class Preempted(Exception):
+    """A run was asked to stop (SIGTERM or SIGUSR1) and did, after ``tokens`` training tokens, with a checkpoint unless it keeps none."""
+
+    def __init__(self, tokens: int, checkpoint: Path | None, run_id: str = "") -> None:
+        saved = f"saved in {checkpoint}" if checkpoint is not None else "nothing is saved (every.checkpoint is 0)"
+        advice = f"; go on with the same command and --resume {run_id}" if run_id and checkpoint is not None else ""
+        super().__init__(f"stopped by a signal after {tokens:,} tokens, {saved}{advice}")
+        self.tokens, self.checkpoint, self.run_id = tokens, checkpoint, run_id
 
 
 @contextlib.contextmanager
 def one_screen(command: str = "resbench") -> Iterator[None]:
-    """Turn a user's error into a message and ``SystemExit(2)``, and Ctrl-C into ``SystemExit(130)``.
+    """Turn a user's error into a message and ``SystemExit(2)``, Ctrl-C into ``SystemExit(130)`` and `Preempted` into ``SystemExit(75)``.
 
     A user's errors are ValueError, OSError and ImportError: a value out of range, a file or a server that cannot be reached, a plugin that does
     not import. Anything else is a fault of ours or of a library and passes through.
@@ -32,6 +46,9 @@ def one_screen(command: str = "resbench") -> Iterator[None]:
         advice = f"; {error}" if str(error) else ""
         print(f"\n{command}: stopped{advice}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
+    except Preempted as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        raise SystemExit(PREEMPTED) from None
     except (ValueError, OSError, ImportError) as error:
         if debugging():
             raise

@@ -1,21 +1,25 @@
 """One training run from a command line to a finished MLflow run. A sweep's trial is the same call."""
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from resbench.harness import names
+from resbench.harness import names, ranks
 from resbench.harness.callbacks.context import Diverged, Pruned
 from resbench.harness.callbacks.validation import OnValidation
 from resbench.harness.checkpoint_io import make_folder, newest_whole
-from resbench.harness.config import RunCLI, parse
+from resbench.harness.config import GROUPED, RunCLI, parse, world_size
+from resbench.harness.errors import Preempted
+from resbench.harness.hardware import is_out_of_memory
+from resbench.harness.holding import AUTO, held, unfinished_run
+from resbench.harness.preemption import Notice
 from resbench.harness.preload import preload
 from resbench.harness.quiet import quiet_libraries
-from resbench.harness.record import Facts, count, open_run
+from resbench.harness.record import Facts, count, device_of, open_run
 from resbench.harness.store import default_tracking_uri, open_store
 from resbench.harness.tracking import TrackedRun
 from resbench.harness.training import Training
@@ -25,9 +29,6 @@ __all__ = ["Pruned", "RunResult", "describe", "fit"]
 SYSTEM_METRICS_EVERY_S = 4
 
 preload()  # on import: see there
-
-_RUN_ID = "RESBENCH_RUN_ID"
-"""Tells the processes Lightning starts beside the first which run they belong to."""
 
 
 @dataclass(frozen=True)
@@ -70,31 +71,61 @@ def fit(
     on_validation: called with (training tokens, validation loss) after each validation of a trained model; may raise `Pruned`.
 
     A run that diverges, runs out of memory or is pruned is a result and returned. Raises ValueError, OSError or BrokenPlugin for what the user can
-    put right, before there is an MLflow run; whatever is raised later leaves the run marked as failed. Ctrl-C is raised as `Interrupted`.
+    put right, before there is an MLflow run; whatever is raised later leaves the run marked as failed. Ctrl-C is raised as `Interrupted`, SIGTERM
+    and SIGUSR1 as `Preempted`, after a checkpoint.
     """
-    with quiet_libraries():
+    with quiet_libraries(), Notice() as notice:
         cli = parse(argv)
         facts = count(cli)
         output = Path(cli.output_dir).expanduser()
         make_folder(output)
-        if os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("NODE_RANK", "0") != "0":
-            return _accompany(cli, facts, output, run_id or cli.resume)
+        if not ranks.is_first():
+            return _accompany(cli, facts, output, run_id or cli.resume, notice)
         uri = cli.tracking.uri or default_tracking_uri(output)
         client = open_store(uri)
-        data: Any = cli.datamodule
-        data.prepare_data()
-        data.setup("fit")
-        run_id = run_id or cli.resume
-        checkpoint = newest_whole(output / run_id) if run_id is not None else None
-        run = open_run(cli, facts, client, uri, run_id, checkpoint, tags or {})
-        try:
-            return _train(cli, facts, run, output / run.run_id, checkpoint, uri, on_validation)
-        except KeyboardInterrupt:
-            run.finish({}, "KILLED")
-            raise Interrupted(run.run_id) from None
-        except BaseException as error:
-            run.finish({names.TAG_OUTCOME: "failed", names.TAG_ERROR: f"{type(error).__name__}: {error}"}, "FAILED")
-            raise
+        with _companions(argv, cli) as others, ExitStack() as until_the_end:
+            data: Any = cli.datamodule
+            data.prepare_data()
+            data.setup("fit")
+            run_id = run_id or cli.resume
+            if run_id == AUTO:
+                run_id = unfinished_run(cli, client, output)
+            holding = (
+                run_id is not None and (output / run_id).exists()
+            )  # a folder is not made for a run that may not exist
+            if holding:
+                until_the_end.enter_context(held(output, str(run_id)))
+            checkpoint = newest_whole(output / run_id) if run_id is not None else None
+            run = open_run(cli, facts, client, uri, run_id, checkpoint, tags or {})
+            if not holding:
+                until_the_end.enter_context(held(output, run.run_id))
+            job = _Job(cli, facts, output / run.run_id, checkpoint, notice)
+            try:
+                return _train(job, run, uri, on_validation, others)
+            except KeyboardInterrupt:
+                run.finish({}, "KILLED")
+                raise Interrupted(run.run_id) from None
+            except Preempted as error:
+                run.finish({}, "KILLED")
+                raise Preempted(error.tokens, error.checkpoint, run.run_id) from None
+            except BaseException as error:
+                run.finish({names.TAG_OUTCOME: "failed", names.TAG_ERROR: f"{type(error).__name__}: {error}"}, "FAILED")
+                raise
+
+
+@contextmanager
+def _companions(argv: list[str], cli: RunCLI) -> Iterator[ranks.Others | None]:
+    """The other processes of a run on several devices of this machine; None for one process, and where others start them."""
+    trainer = cli.config.trainer
+    world = world_size(trainer)
+    if ranks.started_by_torchrun():
+        yield ranks.Elastic(device_of(cli))
+        return
+    if (world == 1 and trainer.strategy not in GROUPED) or trainer.num_nodes != 1 or ranks.started_by_others():
+        yield None
+        return
+    with ranks.together(argv, world, device_of(cli)) as others:
+        yield others
 
 
 def describe(argv: list[str]) -> dict[str, int]:
@@ -113,33 +144,45 @@ def describe(argv: list[str]) -> dict[str, int]:
     }
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What every process of a run knows before it builds its Trainer."""
+
+    cli: RunCLI
+    facts: Facts
+    folder: Path
+    checkpoint: Path | None
+    notice: Notice
+
+
 def _train(
-    cli: RunCLI,
-    facts: Facts,
-    run: TrackedRun,
-    folder: Path,
-    checkpoint: Path | None,
-    uri: str,
-    on_validation: OnValidation | None,
+    job: _Job, run: TrackedRun, uri: str, on_validation: OnValidation | None, others: ranks.Others | None
 ) -> RunResult:
     """Train, and turn the ways a run can end into outcomes."""
     outcome: names.Outcome = "complete"
     reason, diverged_at = "", None
-    training = Training(cli, facts, run, folder, on_validation)
-    os.environ[_RUN_ID] = run.run_id
+    training = Training(job.cli, job.facts, run, job.folder, on_validation, job.notice)
     system = _system_metrics(run.run_id, uri)
     try:
-        training.run(checkpoint)
+        if others is not None:
+            others.begin({"folder": str(job.folder), "checkpoint": job.checkpoint and str(job.checkpoint)})
+            others.watch(lambda rank, words: _give_up(run, rank, words))
+        training.run(job.checkpoint)
     except Diverged as error:
         outcome, reason, diverged_at = "diverged", str(error), error.tokens
     except Pruned as error:
         outcome, reason = "pruned", str(error)
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if is_out_of_memory(error):
+            outcome, reason = "oom", str(error).strip().splitlines()[0]
+        elif others is not None and (lost := others.failure(patience_s=5.0)) is not None:
+            rank, words = lost
+            if words.outcome != "oom":
+                raise RuntimeError(f"process {rank} of the run failed: {words.reason}") from error
+            outcome, reason = "oom", f"in process {rank}: {words.reason}"
+        else:
             raise
-        outcome, reason = "oom", str(error).strip().splitlines()[0]
     finally:
-        os.environ.pop(_RUN_ID, None)
         system.finish()
     tags = {
         names.TAG_OUTCOME: outcome,
@@ -154,20 +197,54 @@ def _train(
         validation.last_loss,
         training.tokens if diverged_at is None else diverged_at,
         validation.last_bits_per_byte,
-        getattr(cli.datamodule, "unigram_bits_per_byte", None),
+        getattr(job.cli.datamodule, "unigram_bits_per_byte", None),
         uri,
         reason,
     )
 
 
-def _accompany(cli: RunCLI, facts: Facts, output: Path, run_id: str | None) -> RunResult:
+def _give_up(run: TrackedRun, rank: int, words: ranks.LastWords) -> None:
+    """The end of a first process that waits, out of reach, for one that is gone."""
+    reason = f"process {rank} of the run failed: {words.reason}"
+    outcome = "oom" if words.outcome == "oom" else "failed"
+    run.finish({names.TAG_OUTCOME: outcome, names.TAG_REASON: reason}, "FINISHED" if outcome == "oom" else "FAILED")
+    print(reason, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _accompany(cli: RunCLI, facts: Facts, output: Path, run_id: str | None, notice: Notice) -> RunResult:
     """The part of every process but the first: it trains along and leaves the records to the first."""
-    run_id = run_id or os.environ.get(_RUN_ID, "")
-    folder = output / (run_id or "run")
-    checkpoint = newest_whole(folder) if run_id else None
-    training = Training(cli, facts, None, folder, None)
-    training.run(checkpoint)
-    return RunResult(run_id, "complete", training.validation.last_loss, training.tokens)
+    link = ranks.Link.of_this_process()
+    store, told = None, None
+    if link is not None:
+        store, told = ranks.join(link)
+    elif ranks.started_by_torchrun():
+        told = ranks.Elastic(device_of(cli)).begin(None)
+    if told is not None:
+        folder, checkpoint = Path(told["folder"]), Path(told["checkpoint"]) if told["checkpoint"] else None
+    else:  # started by srun or by hand: the first process hands its folder on when all of them have met
+        if run_id == AUTO:
+            raise ValueError(
+                "resume=auto with processes started by srun: give the run's id, or start them with torchrun"
+            )
+        folder = output / (run_id or "run")
+        checkpoint = newest_whole(folder) if run_id else None
+    training = Training(cli, facts, None, folder, None, notice)
+    try:
+        training.run(checkpoint)
+    except (Diverged, Pruned, Preempted):
+        pass  # all processes come to the same conclusion, and the first one says so
+    except BaseException as error:
+        if link is None or store is None:
+            raise
+        oom = is_out_of_memory(error)
+        words = str(error).strip().splitlines() or [""]
+        ranks.say(store, link, ranks.LastWords("oom" if oom else "failed", f"{type(error).__name__}: {words[0]}"))
+        if not oom:
+            raise
+    finally:
+        ranks.leave()
+    return RunResult("", "complete", training.validation.last_loss, training.tokens)
 
 
 def _system_metrics(run_id: str, uri: str) -> Any:
@@ -180,9 +257,3 @@ def _system_metrics(run_id: str, uri: str) -> Any:
     )
     monitor.start()
     return monitor
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)

@@ -38,6 +38,9 @@ PEAK_BF16_TFLOPS: dict[str, float] = {
 
 KIB_PER_GIB = 2**20
 
+_ALLOCATION_FAILED = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+"""How torch's CPU allocator, CUDA and its libraries say it in a plain RuntimeError."""
+
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
     """Peak FLOP/s of the device in 16-bit matrix products; None for other precisions, CPUs and GPUs not in the table."""
@@ -85,3 +88,11 @@ def peak_memory_gib(device: torch.device) -> float:
         pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**30 if sys.platform == "darwin" else peak / KIB_PER_GIB
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory, of the GPU or of the machine, is exhausted."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(words in said for words in _ALLOCATION_FAILED)

@@ -18,6 +18,7 @@ from resbench.architectures.linear_cross_entropy import LossKind
 from resbench.architectures.scheme import ResidualScheme
 from resbench.harness.compilation import CompileMode, compiled
 from resbench.harness.schedule import WarmupStableDecay
+from resbench.harness.sharding import FullyShardedStrategy
 from resbench.tasks.task import model_inputs
 
 SchemeFactory = Callable[[int, int], ResidualScheme]
@@ -118,7 +119,8 @@ class LanguageModel(LightningModule):
             with torch.random.fork_rng():
                 torch.manual_seed(self.init_seed)
                 network = self._backbone(self._scheme, vocab_size, context_length)
-            self.network = self._forward = network
+            self.network = network
+            self._run_with(network)
             self._knows_loss = "targets" in inspect.signature(network.forward).parameters
         return self.network
 
@@ -138,7 +140,12 @@ class LanguageModel(LightningModule):
         assert self.network is not None
         if self.compile_network or (self.compile_network is None and device.type == "cuda"):
             # The network alone: compiling the LightningModule would trace Lightning's own bookkeeping.
-            self._forward = compiled(self.network, self.compile_mode)
+            sharded = self._trainer is not None and isinstance(self.trainer.strategy, FullyShardedStrategy)
+            self._run_with(compiled(self.network, self.compile_mode, whole=not sharded))
+
+    def _run_with(self, forward: Callable[..., Tensor]) -> None:
+        # Past nn.Module, which would take it for a second submodule, and its weights for further weights of every checkpoint.
+        object.__setattr__(self, "_forward", forward)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """What the task gives (tokens, say: int64 [B, T]) -> logits [B, T, V], or [B, V] for images."""

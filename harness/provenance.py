@@ -5,7 +5,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from resbench.harness import names
+from resbench.harness.config import world_size
 
 NOT_CONFIGURATION = (
     "seed_everything",
@@ -34,6 +35,7 @@ def provenance_tags(config: Mapping[str, Any], device: torch.device) -> dict[str
         names.TAG_COMMIT: commit,
         names.TAG_DIRTY: None if dirty is None else str(dirty).lower(),
         names.TAG_CONFIG_HASH: config_hash(config),
+        names.TAG_RESUME_HASH: resume_hash(config),
         names.TAG_HARDWARE: hardware(device),
         names.TAG_TORCH: torch.__version__,
         names.TAG_TRITON: installed("triton"),
@@ -44,14 +46,38 @@ def provenance_tags(config: Mapping[str, Any], device: torch.device) -> dict[str
 def config_hash(config: Mapping[str, Any]) -> str:
     """16 hexadecimal digits that are equal exactly for resolved configurations that differ at most in `NOT_CONFIGURATION`."""
     kept = json.loads(json.dumps(config, default=str))
-    for key in NOT_CONFIGURATION:
+    _without(kept, NOT_CONFIGURATION)
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without(tree: dict[str, Any], keys: Iterable[str]) -> None:
+    """Drop dotted keys from a nested configuration, in place."""
+    for key in keys:
         *parents, last = key.split(".")
-        node: Any = kept
+        node: Any = tree
         for parent in parents:
             node = node.get(parent) if isinstance(node, dict) else None
         if isinstance(node, dict):
             node.pop(last, None)
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+HOW_IT_RUNS = (
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "data.init_args.batch_size",
+)
+"""Keys a run may be gone on with otherwise, as long as a step takes the same sequences."""
+
+
+def resume_hash(config: Mapping[str, Any]) -> str:
+    """Like `config_hash`, and equal too for runs on another number of processes whose steps take as many sequences in as many micro-batches."""
+    kept = json.loads(json.dumps(config, default=str))
+    data = kept["data"].get("init_args") or {}
+    sequences = int(data.get("batch_size") or 1) * world_size(kept["trainer"])
+    _without(kept, HOW_IT_RUNS)
+    return config_hash({**kept, "sequences_per_micro_batch": sequences})
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import torch
 from resbench.architectures.registry import BrokenPlugin, available, resolve
 from resbench.harness import names
 from resbench.harness.config import RunCLI
-from resbench.harness.provenance import config_hash, provenance_tags
+from resbench.harness.provenance import provenance_tags, resume_hash
 from resbench.harness.shortnames import short_name
 from resbench.harness.store import experiment_id
 from resbench.harness.tracking import TrackedRun, flatten
@@ -96,11 +96,12 @@ def open_run(
             earlier = dict(client.get_run(run_id).data.tags)
         except MlflowException as error:
             raise ValueError(f"cannot go on with the MLflow run {run_id!r}: {error.message}") from error
-        theirs, ours = earlier.get(names.TAG_CONFIG_HASH), config_hash(config)
+        theirs, ours = earlier.get(names.TAG_RESUME_HASH), resume_hash(config)
         if checkpoint is not None and theirs is not None and theirs != ours:
             raise ValueError(
                 f"cannot go on from {checkpoint}: it was written with another configuration ({theirs}, this one is {ours}). "
-                "Give the configuration of the run (its artifact config.yaml), or start a new run."
+                "Give the configuration of the run (its artifact config.yaml), or start a new run. The number of devices may change if "
+                "data.init_args.batch_size x devices stays the same."
             )
         for stale in {names.TAG_ERROR, names.TAG_REASON, names.TAG_DIVERGED_AT_TOKENS} & earlier.keys():
             client.delete_tag(run_id, stale)

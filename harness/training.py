@@ -1,24 +1,27 @@
 """The Trainer of one run, put together: callbacks, logger, checkpoint files and the environment it runs in."""
 
-import os
 import signal
 import threading
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from resbench.harness import names
 from resbench.harness.callbacks.checkpoint import Checkpoint
 from resbench.harness.callbacks.context import RunContext
+from resbench.harness.callbacks.preemption import Preemption
 from resbench.harness.callbacks.progress import RunProgress
+from resbench.harness.callbacks.randomness import Randomness
 from resbench.harness.callbacks.save_config import SaveConfig
 from resbench.harness.callbacks.step_metrics import StepMetrics
 from resbench.harness.callbacks.validation import OnValidation, Validation
 from resbench.harness.checkpoint_io import AtomicCheckpointIO
 from resbench.harness.config import RunCLI
 from resbench.harness.logger import MlflowRunLogger
+from resbench.harness.preemption import Notice
 from resbench.harness.record import Facts, run_tags
 from resbench.harness.tracking import TrackedRun
 
@@ -33,6 +36,7 @@ class Training:
         run: TrackedRun | None,
         folder: Path,
         on_validation: OnValidation | None,
+        notice: Notice,
     ) -> None:
         self._cli = cli
         self.context = RunContext(run, facts.tokens_per_step, facts.steps, facts.flops_per_token)
@@ -47,9 +51,13 @@ class Training:
         callbacks: list[Callback] = [StepMetrics(self.context, self._logged_every(), bound), self.validation]
         if cli.config.trainer.enable_progress_bar is not False:
             callbacks.append(RunProgress(self.context, self._label()))
+        callbacks.append(Randomness(int(cli.config.seed_everything)))
         saves = cli.every.checkpoint != 0
-        if saves:
-            callbacks.append(Checkpoint(self.context, folder, self.context.steps_for(cli.every.checkpoint)))
+        checkpoint = Checkpoint(self.context, folder, self.context.steps_for(cli.every.checkpoint)) if saves else None
+        save = checkpoint.save if checkpoint is not None else None
+        callbacks.append(Preemption(self.context, notice, self._logged_every(), save))
+        if checkpoint is not None:
+            callbacks.append(checkpoint)
         self.trainer = self._trainer(callbacks, run, folder, saves)
 
     @property
@@ -84,8 +92,8 @@ class Training:
         cli = self._cli
         given: Any = cli.config_init.trainer
         plugins: list[Any] = [AtomicCheckpointIO(), *_as_list(given.plugins)]
-        if "SLURM_NTASKS" in os.environ and given.num_nodes == 1:
-            # Lightning would take the number of tasks of the whole allocation for the size of this run.
+        if given.num_nodes == 1 and not dist.is_torchelastic_launched():
+            # Under srun Lightning would take the number of tasks of the whole allocation for the size of this run.
             plugins.append(LightningEnvironment())
         cli.save_config_callback = SaveConfig
         cli.save_config_kwargs = {"save_to_log_dir": False}

@@ -1,16 +1,13 @@
 """Saving the run every so many steps and after the last one, with everything that decides how it goes on."""
 
-import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from resbench.harness.callbacks.context import RunContext
-from resbench.harness.checkpoint_io import checkpoints
+from resbench.harness.checkpoint_io import checkpoints, file_name
 
 KEPT = 2
 """The newest checkpoint and the one before it, should the newest turn out damaged."""
@@ -19,7 +16,8 @@ KEPT = 2
 class Checkpoint(LightningCheckpoint):
     """Writes ``<folder>/step-<n>.ckpt``. Lightning runs it after all other callbacks, so that their state is that of the step's end.
 
-    Lightning saves weights, optimizer, schedule, loops, data order and callbacks; the states of the random generators are added here.
+    Lightning saves weights, optimizer, schedule, loops, data order and callbacks (`Randomness` among them); what MLflow has not taken yet is
+    added here.
     """
 
     def __init__(self, context: RunContext, folder: Path, every_steps: int) -> None:
@@ -41,28 +39,21 @@ class Checkpoint(LightningCheckpoint):
             return
         self._step = trainer.global_step
         if self._step % self._every == 0 or self._step == self._context.steps:
-            with self._context.clock.paused():
-                trainer.save_checkpoint(self._folder / f"step-{self._step:08d}.ckpt")
-                if trainer.is_global_zero:
-                    for old in checkpoints(self._folder)[:-KEPT]:
-                        old.unlink(missing_ok=True)
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> Path:
+        """Write the checkpoint of the present step and drop those that are no longer kept. Raises OSError."""
+        path = self._folder / file_name(trainer.global_step)
+        with self._context.clock.paused():
+            trainer.save_checkpoint(path)
+            if trainer.is_global_zero:
+                for old in checkpoints(self._folder)[:-KEPT]:
+                    old.unlink(missing_ok=True)
+        return path
 
     def state_dict(self) -> dict[str, Any]:
-        name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-        return {
-            "python": random.getstate(),
-            "numpy": (name, [int(key) for key in keys], int(position), int(has_gauss), float(cached)),
-            "torch": torch.get_rng_state(),
-            "unsent": self._context.run.unsent() if self._context.run is not None else [],
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        }
+        return {"unsent": self._context.run.unsent() if self._context.run is not None else []}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self._context.run is not None:
             self._context.run.requeue(state_dict["unsent"])
-        random.setstate(state_dict["python"])
-        name, keys, position, has_gauss, cached = state_dict["numpy"]
-        np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-        torch.set_rng_state(state_dict["torch"].cpu())
-        for device, state in enumerate(state_dict["cuda"][: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(state.cpu(), device)

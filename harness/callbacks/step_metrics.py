@@ -50,6 +50,7 @@ class StepMetrics(Callback):
         self._pauses = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._trainer = trainer
         device = trainer.strategy.root_device
         self._breakdown = StepBreakdown(device)
         self._activations = ActivationMemory(device, pl_module)
@@ -138,10 +139,7 @@ class StepMetrics(Callback):
     def _read(self, trainer: Trainer) -> None:
         """Bring the steps since the last reading to the host and log them."""
         self._wait_for(trainer.strategy.root_device)
-        both = torch.stack([torch.stack(self._losses).float(), torch.stack(self._norms).float()])
-        if trainer.world_size > 1:
-            both = trainer.strategy.reduce(both, reduce_op="mean")
-        losses, norms = both.tolist()
+        losses, norms = self._pending(trainer)
         self._losses.clear()
         self._norms.clear()
         first = self._step - len(losses) + 1
@@ -163,7 +161,7 @@ class StepMetrics(Callback):
             names.GRAD_NORM_SPIKES: self._norm_spikes.share,
             **({names.CLIPPED_SHARE: self._clipped_late / self._late} if self._late else {}),
             names.LEARNING_RATE: self._learning_rate,
-            **memory_metrics(trainer.strategy.root_device, self._activations.read()),
+            **self._memory(trainer),
             names.PROGRESS_TOKENS: tokens,
             names.PROGRESS_STEP: step,
             names.PROGRESS_FLOPS: float(tokens) * context.flops_per_token,
@@ -173,6 +171,25 @@ class StepMetrics(Callback):
         context.log(metrics, tokens)
         if bad is not None:
             raise Diverged(tokens, f"loss {losses[0]:.4g}, gradient norm {norms[0]:.4g} (bound {self._bound:.4g})")
+
+    def _pending(self, trainer: Trainer) -> tuple[list[float], list[float]]:
+        """Losses and gradient norms of the steps since the last reading, means over the processes."""
+        if not self._losses:
+            return [], []
+        both = torch.stack([torch.stack(self._losses).float(), torch.stack(self._norms).float()])
+        if trainer.world_size > 1:
+            both = trainer.strategy.reduce(both, reduce_op="mean")
+        losses, norms = both.tolist()
+        return losses, norms
+
+    def _memory(self, trainer: Trainer) -> dict[str, float]:
+        """Of the process that needed most."""
+        device = trainer.strategy.root_device
+        own = memory_metrics(device, self._activations.read())
+        if trainer.world_size == 1:
+            return own
+        most = trainer.strategy.reduce(torch.tensor(list(own.values()), device=device), reduce_op="max")
+        return dict(zip(own, most.tolist(), strict=True))
 
     def _sound(self, loss: float, norm: float) -> bool:
         return math.isfinite(loss) and math.isfinite(norm) and loss <= self._bound
@@ -206,9 +223,10 @@ class StepMetrics(Callback):
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
+        losses, norms = self._pending(self._trainer)  # all processes': any number of them may go on from here
         return {
-            "losses": [float(loss) for loss in self._losses],
-            "norms": [float(norm) for norm in self._norms],
+            "losses": losses,
+            "norms": norms,
             "spikes": self._spikes.state_dict(),
             "norm_spikes": self._norm_spikes.state_dict(),
             "clipped": [self._clipped_late, self._late],

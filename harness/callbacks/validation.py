@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resbench.harness import names
-from resbench.harness.callbacks.context import Diverged, RunContext
+from resbench.harness.callbacks.context import Diverged, Pruned, RunContext
 from resbench.harness.module import LanguageModel
 from resbench.harness.structure import Structure, observe
 from resbench.harness.structure_figure import draw_profile
@@ -69,6 +69,9 @@ class Validation(Callback):
         with self._context.clock.paused():
             began = time.perf_counter()
             loss, bits_per_byte, measures, structure = self._evaluate(trainer, module)
+            if trainer.world_size > 1:
+                # Equal but for the order in which a GPU adds; whether the run goes on must not depend on that.
+                loss = trainer.strategy.broadcast(loss)
             metrics = {names.VAL_LOSS: loss, **measures, names.VALIDATION_S: time.perf_counter() - began}
             if bits_per_byte is not None:
                 metrics[names.VAL_BITS_PER_BYTE] = bits_per_byte
@@ -79,8 +82,21 @@ class Validation(Callback):
             self.last_loss, self.last_bits_per_byte, self.last_measures = loss, bits_per_byte, measures
             if not math.isfinite(loss) or loss > self._bound:
                 raise Diverged(tokens, f"validation loss {loss:.4g} (bound {self._bound:.4g})")
-            if self._on_validation is not None and tokens > 0 and trainer.is_global_zero:
+            if tokens > 0:
+                self._report(trainer, tokens, loss)
+
+    def _report(self, trainer: Trainer, tokens: int, loss: float) -> None:
+        """Ask on the first process whether to go on; all of them raise `Pruned` if not."""
+        pruned: str | None = None
+        if self._on_validation is not None and trainer.is_global_zero:
+            try:
                 self._on_validation(tokens, loss)
+            except Pruned as error:
+                pruned = str(error)
+        if trainer.world_size > 1:
+            pruned = trainer.strategy.broadcast(pruned)
+        if pruned is not None:
+            raise Pruned(pruned)
 
     def _evaluate(
         self, trainer: Trainer, module: LanguageModel

@@ -1,5 +1,7 @@
 """Reading a run back from MLflow, and schemes that misbehave on purpose."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,3 +60,27 @@ class Noisy(ResNet):
 
     def enter(self, x: Tensor) -> Tensor:
         return x + 0.01 * torch.randn_like(x) if torch.is_grad_enabled() else x
+
+
+class SecondRunsOut(ResNet):
+    """Runs out of memory at its third training step, on the second process only."""
+
+    def __init__(self, width: int, n_sublayers: int) -> None:
+        super().__init__(width, n_sublayers)
+        self.steps = 0
+
+    def enter(self, x: Tensor) -> Tensor:
+        self.steps += torch.is_grad_enabled()
+        if self.steps == 3 and torch.distributed.get_rank() == 1:
+            self.end()
+        return super().enter(x)
+
+    def end(self) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 TiB")
+
+
+class SecondIsKilled(SecondRunsOut):
+    """The second process is killed at its third training step."""
+
+    def end(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
