@@ -105,9 +105,7 @@ def constructor_problem(kind: Kind, target: type) -> str | None:
     given = tuple(p.name for p in parameters[: len(fixed)])
     if kind == "scheme" and given != fixed:
         return f"{target.__name__}({', '.join(given)}, ...): a scheme's constructor starts with ({', '.join(fixed)})"
-    for parameter in parameters:
-        if parameter.name in fixed:
-            continue
+    for parameter in parameters[len(fixed) :]:
         if parameter.annotation is parameter.empty:
             return (
                 f"{target.__name__}'s argument {parameter.name!r} has no type hint: resbench reads its type from there, "

@@ -35,7 +35,7 @@ def test_the_built_in_names_come_from_resbench() -> None:
     schemes = available("scheme")
     assert {"resnet", "hc", "mhc", "identity-hc", "wide"} <= set(schemes)
     assert schemes["mhc"].distribution == "resbench"
-    assert list(available("backbone")) == ["transformer"]
+    assert "transformer" in available("backbone")
     assert {"python-source", "text"} <= set(available("task"))
 
 
