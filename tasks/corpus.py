@@ -5,12 +5,13 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from resbench.tasks.encoding import Encoding
+from resbench.tasks.held_out import HeldOut, digest, hash_holds_out, key
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -63,6 +64,23 @@ class Corpus:
     vocab_size: int
     fingerprint: str
     facts: dict[str, str | int]
+    held_out_fraction: float = 0.0
+    """Share of all documents that a hash held out; 0 where the source has a validation split of its own."""
+
+    @property
+    def directory(self) -> Path:
+        """Where its files are."""
+        return self.train.path.parent
+
+
+class DocumentSink(Protocol):
+    """What a task adds its documents to."""
+
+    documents: Any
+    """Documents kept so far, by split."""
+
+    def add(self, document: bytes, split: Split | None = None) -> object: ...
+    def is_full(self, split: Split) -> bool: ...
 
 
 class CorpusWriter:
@@ -77,6 +95,7 @@ class CorpusWriter:
         val_fraction: expected share of the documents without a split that go to validation.
         limits: documents for a split that has reached its limit of bytes are dropped.
         on_document: told the length in bytes of each document offered.
+        held_out: the validation documents, found in a pass before this one; training documents that overlap with them are dropped.
     """
 
     def __init__(
@@ -86,12 +105,16 @@ class CorpusWriter:
         val_fraction: float,
         limits: Mapping[Split, int | None] | None = None,
         on_document: Callable[[int], None] | None = None,
+        held_out: HeldOut | None = None,
     ) -> None:
         self._directory = directory
         self._encoding = encoding
         self._val_fraction = val_fraction
         self._limits: Mapping[Split, int | None] = limits or {}
         self._on_document = on_document
+        self._scouted = held_out
+        self._held_out = HeldOut() if held_out is None else held_out
+        self._by_hash = False
         self._seen: set[bytes] = set()
         self._pending: dict[Split, list[bytes]] = {split: [] for split in SPLITS}
         self._pending_bytes: dict[Split, int] = dict.fromkeys(SPLITS, 0)
@@ -106,6 +129,7 @@ class CorpusWriter:
         self.documents: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         self.bytes: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         self.duplicates = 0
+        self.contaminated = 0
 
     def add(self, document: bytes, split: Split | None = None) -> Split | None:
         """Append one document of UTF-8; the split it went to, or None if it is empty, was seen before or has no room."""
@@ -113,16 +137,25 @@ class CorpusWriter:
             self._on_document(len(document))
         if not document:
             return None
-        digest = hashlib.blake2b(document, digest_size=16).digest()
-        if digest in self._seen:
+        digested = digest(document)
+        if digested in self._seen:
             self.duplicates += 1
             return None
         if split is None:
-            held_out = int.from_bytes(digest[:8], "little") < self._val_fraction * 2.0**64
-            split = "validation" if held_out else "train"
+            self._by_hash = True
+            split = "validation" if hash_holds_out(digested, self._val_fraction) else "train"
         if self.is_full(split):
             return None
-        self._seen.add(digest)
+        if self._scouted is not None:
+            known = key(digested) in self._scouted.documents
+            if split == "validation" and not known:  # behind the point the first pass reached
+                return None
+            if split == "train" and self._scouted.excludes(document):
+                self.contaminated += 1
+                return None
+        elif split == "validation":
+            self._held_out.add(document)
+        self._seen.add(digested)
         self._pending[split].append(document)
         self._pending_bytes[split] += len(document)
         self.documents[split] += 1
@@ -142,6 +175,7 @@ class CorpusWriter:
             self._flush(split)
         self.close()
         np.save(self._directory / "train_counts.npy", self._train_counts)
+        self._held_out.save(self._directory)
         identity = json.dumps([self._encoding.identity, self._encoding.vocab_size, self._encoding.separator])
         fingerprint = hashlib.sha256(identity.encode())
         for split in SPLITS:
@@ -153,7 +187,8 @@ class CorpusWriter:
             "token_dtype": self._dtype,
             "count_dtype": self._count_dtype,
             "tokens": self._tokens,
-            "facts": {**facts, "duplicates": self.duplicates},
+            "facts": {**facts, "duplicates": self.duplicates, "contaminated": self.contaminated},
+            "held_out_fraction": self._val_fraction if self._by_hash else 0.0,
         }
 
     def close(self) -> None:
@@ -189,4 +224,5 @@ def open_corpus(directory: Path, description: dict[str, Any]) -> Corpus:
         vocab_size=description["vocab_size"],
         fingerprint=description["fingerprint"],
         facts=description["facts"],
+        held_out_fraction=description["held_out_fraction"],
     )

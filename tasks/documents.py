@@ -150,6 +150,77 @@ def read_split(rows: Iterable[Mapping[str, Any]], column: str, where: str) -> It
         raise ConnectionError(f"reading {where} failed: {_first_line(error)}") from error
 
 
+class SharedRows:
+    """One part of the rows of a source, read in groups and resumable: what `resbench.tasks.stream` reads."""
+
+    def __init__(self, rows: Any, column: str, where: str) -> None:
+        self._rows, self._column, self._where = rows, column, where
+
+    def iter(self, batch_size: int) -> Iterator[list[bytes]]:
+        """The documents of ``batch_size`` rows at a time. Raises ValueError for a file that cannot be read or has no such column."""
+        groups = iter(self._rows.iter(batch_size=batch_size))
+        while True:
+            try:
+                group = next(groups, None)
+            except Exception as error:  # pyarrow, json, network, decompression: all libraries' own
+                raise ValueError(f"data.init_args: reading {self._where} failed: {_first_line(error)}") from error
+            if group is None:
+                return
+            try:
+                keys, columns = list(group), list(group.values())
+                rows = (dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True))
+                yield list(_texts(rows, self._column, self._where))
+            except _BadColumn as error:
+                raise ValueError(str(error)) from None
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = self._rows.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._rows.load_state_dict(state)
+
+
+def open_part(
+    files: list[Path],
+    format: Format,
+    sample_by: str,
+    hub: tuple[str, str | None, str | None, str | list[str] | None, str] | None,
+    column: str,
+    index: int,
+    count: int,
+) -> SharedRows:
+    """Part ``index`` of ``count`` of the rows of local files, or of ``hub`` (path, config_name, revision, data_files, split).
+
+    Whole files go to a part where there are at least as many as parts; otherwise a part is every count-th row, and each reads all files.
+    Raises as `open_dataset`.
+    """
+    from datasets import IterableDataset
+    from datasets.distributed import split_dataset_by_node
+
+    rows: Any
+    if hub is None:
+        options = {"sample_by": sample_by} if format == "text" else {}
+        read = {
+            "text": IterableDataset.from_text,
+            "json": IterableDataset.from_json,
+            "parquet": IterableDataset.from_parquet,
+        }
+        whole = [glob.escape(str(file)) for file in files if file.stat().st_size > 0]
+        rows, where = read[format](whole, **options), ", ".join(str(file) for file in files[:3])
+        column = "text" if format == "text" else column
+    else:
+        path, config_name, revision, data_files, split = hub
+        rows, where = open_dataset(path, config_name, revision, data_files, streaming=True)[split], f"{path} ({split})"
+        if not isinstance(rows, IterableDataset):  # offline: the cache holds prepared datasets
+            rows = rows.to_iterable_dataset(num_shards=min(count, len(rows)))
+    if rows.column_names is not None and column in rows.column_names:
+        rows = rows.select_columns([column])
+    if rows.num_shards >= count:
+        return SharedRows(rows.shard(num_shards=count, index=index), column, where)
+    return SharedRows(split_dataset_by_node(rows, rank=index, world_size=count), column, where)
+
+
 def validation_name(names: Iterable[str], train: str) -> str | None:
     """Which of a dataset's splits is its validation split, going by the name; None if none is."""
     return next((name for name in VALIDATION_NAMES if name in names and name != train), None)

@@ -1,11 +1,13 @@
 """Language modelling on any text that `datasets` can read: a dataset of the Hugging Face hub, or local files."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from resbench.tasks.corpus import CorpusWriter, Split
+from resbench.tasks.corpus import DocumentSink, Split
 from resbench.tasks.documents import (
     Format,
     format_of,
@@ -16,7 +18,11 @@ from resbench.tasks.documents import (
     validation_name,
 )
 from resbench.tasks.encoding import ByteEncoding, Encoding, TokenizerEncoding
+from resbench.tasks.held_out import digest, hash_holds_out
 from resbench.tasks.language import LanguageTask
+from resbench.tasks.tokenizer_training import bpe_size, trained_tokenizer
+
+TOKENIZER_SAMPLE_BYTES = 20_000_000
 
 
 class HubText(LanguageTask):
@@ -39,10 +45,13 @@ class HubText(LanguageTask):
         split: which split of the dataset to train on.
         val_split: which split to validate on; default: validation, valid, val or dev if there is one.
         streaming: read from the hub no more than is needed, rather than download the dataset first.
-        tokenizer: `bytes` (257 tokens), or the path of a tokenizer.json of the `tokenizers` library.
+        tokenizer: `bytes` (257 tokens), the path of a tokenizer.json of the `tokenizers` library, or `bpe:SIZE`, a byte-level BPE of that many tokens
+            trained on the first 20 MB of the training documents and kept in the cache.
         separator_token: the token of that tokenizer that ends each document.
         max_train_bytes: stop after the document that reaches this many bytes of train text; null for no limit.
         max_val_bytes: the same for validation.
+        decontaminate: leave out training documents that share a run of so many words with a validation document (13 is usual); the source is then
+            read twice. Null compares whole documents only.
 
     Raises:
         FileNotFoundError: a file of `data_files`, or the tokenizer, does not exist.
@@ -69,6 +78,7 @@ class HubText(LanguageTask):
         separator_token: str = "<|endoftext|>",
         max_train_bytes: int | None = 100_000_000,
         max_val_bytes: int | None = 5_000_000,
+        decontaminate: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -81,6 +91,12 @@ class HubText(LanguageTask):
                 raise ValueError(f"data.init_args.{key}={limit}: expected at least 1, or null for no limit")
         if path is not None and val_data_files:
             raise ValueError("data.init_args.val_data_files: only for local files; with path, use val_split")
+        if decontaminate is not None and decontaminate < 1:
+            raise ValueError(
+                f"data.init_args.decontaminate={decontaminate}: expected at least 1 word, or null for whole documents"
+            )
+        self.decontaminate = decontaminate
+        self._bpe_size = bpe_size(tokenizer)
         self.path, self.data_files = path, data_files
         self.column, self.sample_by = column, sample_by
         self.config_name, self.revision = config_name, revision
@@ -100,10 +116,36 @@ class HubText(LanguageTask):
     def encoding(self) -> Encoding:
         if self.tokenizer == "bytes":
             return ByteEncoding()
-        return TokenizerEncoding(self.tokenizer, self.separator_token)
+        if self._bpe_size is None:
+            return TokenizerEncoding(self.tokenizer, self.separator_token)
+        parts = {"recipe": self.recipe(), "val_fraction": self.val_fraction, "separator": self.separator_token}
+        key = hashlib.sha256(json.dumps([self.tokenizer, parts], sort_keys=True).encode()).hexdigest()[:20]
+        file = trained_tokenizer(
+            self.cache_dir / "tokenizers",
+            f"bpe-{key}",
+            self._bpe_size,
+            self.separator_token,
+            self._training_documents,
+            TOKENIZER_SAMPLE_BYTES,
+        )
+        encoding = TokenizerEncoding(str(file), self.separator_token)
+        encoding.vocab_size = self._bpe_size  # the model's, whether or not the sample had that many merges to give
+        return encoding
+
+    @property
+    def vocab_size(self) -> int:  # type: ignore[override]
+        """Token ids are below it; known before `setup`, and before a tokenizer is trained."""
+        return self._bpe_size or self.encoding.vocab_size
+
+    def _training_documents(self) -> Iterator[bytes]:
+        """Those that are not held out; not yet decontaminated, since that is done to whole corpora."""
+        for documents, split in self._sources():
+            for document in documents if split != "validation" else ():
+                if split == "train" or not hash_holds_out(digest(document), self.val_fraction):
+                    yield document
 
     def recipe(self) -> dict[str, Any]:
-        shared = {"column": self.column, "limits": self.limits}
+        shared = {"column": self.column, "limits": self.limits, "decontaminate": self.decontaminate}
         if self.path is None:
             stamps = {split: [_stamp(file) for file in files] for split, files in self.files.items()}
             return {**shared, "files": stamps, "format": self.format, "sample_by": self.sample_by}
@@ -129,7 +171,7 @@ class HubText(LanguageTask):
         known = [limit for limit in self.limits.values() if limit is not None]
         return sum(known) if self.path and len(known) == len(self.limits) else None
 
-    def collect(self, corpus: CorpusWriter) -> None:
+    def collect(self, corpus: DocumentSink) -> None:
         # Validation first: a document that is in both splits of the source is then kept out of train.
         for documents, split in self._sources():
             for document in documents:

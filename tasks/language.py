@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from resbench.tasks.cache import FORMAT, default_cache_dir, load_or_build
-from resbench.tasks.corpus import Corpus, CorpusWriter, Split
+from resbench.tasks.corpus import Corpus, CorpusWriter, DocumentSink, Split
 from resbench.tasks.encoding import ByteEncoding, Encoding
+from resbench.tasks.held_out import HeldOut, ValidationScout
 from resbench.tasks.loader import TrainLoader, ValidationLoader, WindowBatches, for_trainer, windows_in
 from resbench.tasks.order import WindowOrder
 from resbench.tasks.progress import build_progress
@@ -30,7 +31,8 @@ class LanguageTask(Task):
 
     Batches are dicts of CPU tensors ``tokens`` and ``targets``, int64 [batch_size, context_length]; the target of a token is
     the one after it. All targets are scored, the separator that ends each document too: knowing where a text ends is part of
-    knowing the text, though it adds no bytes. Attention may cross documents.
+    knowing the text, though it adds no bytes. Attention crosses documents, unless `document_masks` adds ``documents``, int64 of
+    the same shape (see `with_documents`).
 
     Args:
         context_length: tokens per sequence.
@@ -41,6 +43,7 @@ class LanguageTask(Task):
         seed: fixes the order of the training sequences.
         num_workers: processes that load batches; 0 loads them in the training process. It does not change the batches.
         val_fraction: share of the documents held out for validation where the source has no validation split of its own.
+        document_masks: keep attention within documents. Costs speed: masked attention has no flash kernel.
 
     Raises:
         ValueError: a value is out of range; on `setup`, train or validation data are shorter than one sequence.
@@ -59,6 +62,7 @@ class LanguageTask(Task):
         seed: int = 0,
         num_workers: int = 0,
         val_fraction: float = 0.05,
+        document_masks: bool = False,
     ) -> None:
         super().__init__()
         at_least = {"context_length": (context_length, 1), "batch_size": (batch_size, 1)}
@@ -75,7 +79,10 @@ class LanguageTask(Task):
         self.seed = seed
         self.num_workers = num_workers
         self.val_fraction = val_fraction
+        self.document_masks = document_masks
+        self.inputs = ("tokens", "documents") if document_masks else ("tokens",)
         self.limits = {}
+        self.decontaminate: int | None = None
         self._opened: Corpus | None = None
 
     # What a subclass says about its documents.
@@ -85,7 +92,7 @@ class LanguageTask(Task):
         """All the corpus depends on, as far as it can be told without reading the documents; JSON values."""
 
     @abstractmethod
-    def collect(self, corpus: CorpusWriter) -> None:
+    def collect(self, corpus: DocumentSink) -> None:
         """Add every document to the corpus, in an order that does not change from run to run."""
 
     @abstractmethod
@@ -127,12 +134,18 @@ class LanguageTask(Task):
             "context_length": self.context_length,
             "seed": self.seed,
         }
-        batches = WindowBatches(stream, order, self.context_length, self.batch_size)
+        batches = WindowBatches(stream, order, self.context_length, self.batch_size, self._separator)
         return for_trainer(self.trainer, batches, self.num_workers, identity)
 
     def val_dataloader(self) -> ValidationLoader:
         """The validation sequences, in a fixed order, the same on every rank."""
-        return ValidationLoader(self._corpus.validation, self._val_windows, self.context_length, self.batch_size)
+        return ValidationLoader(
+            self._corpus.validation, self._val_windows, self.context_length, self.batch_size, self._separator
+        )
+
+    @property
+    def _separator(self) -> int | None:
+        return self.encoding.separator if self.document_masks else None
 
     # What is known of the data.
 
@@ -206,7 +219,13 @@ class LanguageTask(Task):
 
     def _build(self, directory: Path) -> dict[str, Any]:
         with build_progress(f"Reading {self.name}", self.expected_bytes()) as advance:
-            corpus = CorpusWriter(directory, self.encoding, self.val_fraction, self.limits, advance)
+            held_out: HeldOut | None = None
+            if self.decontaminate is not None:
+                # Which documents validate must be known before the first training document is judged.
+                scout = ValidationScout(self.val_fraction, self.limits, self.decontaminate)
+                self.collect(scout)
+                held_out = scout.held_out
+            corpus = CorpusWriter(directory, self.encoding, self.val_fraction, self.limits, advance, held_out)
             try:
                 self.collect(corpus)
                 return corpus.finish()

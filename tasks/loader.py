@@ -39,6 +39,14 @@ def gather(stream: MappedArray, windows: "np.ndarray[Any, np.dtype[np.int64]]", 
     return {"tokens": both[:, :-1].contiguous(), "targets": both[:, 1:].contiguous()}
 
 
+def with_documents(batch: Batch, separator: int) -> Batch:
+    """The batch with ``documents``, int64 [B, T]: how many documents have begun in the sequence.
+
+    A separator belongs to the document it precedes, so that a document's first token is predicted from the separator, within the document.
+    """
+    return {**batch, "documents": (batch["tokens"] == separator).cumsum(1)}
+
+
 @dataclass
 class WindowBatches:
     """Windows of packed tokens in a keyed order; see `Batches`."""
@@ -47,10 +55,13 @@ class WindowBatches:
     order: WindowOrder
     context_length: int
     batch_size: int
+    separator: int | None = None
+    """Mark documents with it; see `with_documents`."""
 
     def __getitem__(self, position: int) -> Batch:
         positions = np.arange(position, position + self.batch_size, dtype=np.int64)
-        return gather(self.stream, self.order.at(positions), self.context_length)
+        batch = gather(self.stream, self.order.at(positions), self.context_length)
+        return batch if self.separator is None else with_documents(batch, self.separator)
 
 
 @dataclass
@@ -194,7 +205,9 @@ class ValidationLoader:
         windows: "np.ndarray[Any, np.dtype[np.int64]]",
         context_length: int,
         batch_size: int,
+        separator: int | None = None,
     ) -> None:
+        self._separator = separator
         self._stream = stream
         self._windows = windows
         self._context_length = context_length
@@ -205,4 +218,5 @@ class ValidationLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         for start in range(0, len(self._windows), self._batch_size):
-            yield pinned(gather(self._stream, self._windows[start : start + self._batch_size], self._context_length))
+            batch = gather(self._stream, self._windows[start : start + self._batch_size], self._context_length)
+            yield pinned(batch if self._separator is None else with_documents(batch, self._separator))

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from resbench.tasks.corpus import CorpusWriter
+from resbench.tasks.corpus import DocumentSink
 from resbench.tasks.language import LanguageTask
 
 SKIPPED_DIRECTORIES = frozenset({"__pycache__", "node_modules"})
@@ -63,7 +63,7 @@ class PythonSource(LanguageTask):
     def expected_bytes(self) -> int:
         return sum(size for _, size, _ in self._files)
 
-    def collect(self, corpus: CorpusWriter) -> None:
+    def collect(self, corpus: DocumentSink) -> None:
         for relative, _, _ in self._files:
             try:
                 content = (self.root / relative).read_bytes()
