@@ -1,15 +1,21 @@
 """Checks of the numbers: exact gradients, low precision, and depth."""
 
+import copy
+
 import torch
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 from torch.func import functional_call
 
-from resbench.architectures.conformance.checking import Case, Failed, check
-from resbench.architectures.conformance.subject import Subject, embeddings
+from resbench.architectures.conformance.checking import Case, Failed, NotApplicable, check
+from resbench.architectures.conformance.subject import Stack, Subject, embeddings
 
 BF16_BOUND = 0.1
 """Largest relative difference to float32; bfloat16 itself rounds to 2^-9, and errors of a few sublayers add up."""
+
+
+GPU_BOUND = 1e-2
+"""Largest relative difference of the GPU to the CPU: tensor cores round the operands of coefficients to ten bits."""
 
 
 @check("gradients", "gradcheck in float64, of the input and every parameter", [Case(1, 1, 1), Case(1, 2, 2)])
@@ -71,3 +77,34 @@ def depth(subject: Subject, case: Case) -> str:
                 raise Failed(f"the gradient of {name} is not finite in {dtype} after {case.sublayers} sublayers")
         norms.append(float(x.grad.float().norm()))
     return f"gradient of the input: norm {norms[0]:.3g}"
+
+
+@check(
+    "on the GPU",
+    f"a GPU's outputs and gradients within {GPU_BOUND:.0%} of the CPU's in float32",
+    [Case(1, 3, 1, 64), Case(2, 33, 3, 64)],
+)
+def on_the_gpu(subject: Subject, case: Case) -> str:
+    if not torch.cuda.is_available():
+        raise NotApplicable("there is no GPU here")
+    model = subject.stack(subject.perturbed(case.width, case.sublayers).float())
+    there = copy.deepcopy(model).cuda()
+    x = embeddings(case.batch, case.length, case.width, dtype=torch.float32)
+    expected, found = outputs_and_gradients(model, x), outputs_and_gradients(there, x.cuda())
+    worst, negligible = 0.0, 1e-3 * max(float(value.norm()) for value in expected.values())
+    for name, value in expected.items():
+        error = float((found[name].cpu() - value).norm()) / max(float(value.norm()), negligible)
+        worst = max(worst, error)
+        if not error <= GPU_BOUND:
+            raise Failed(f"{name} is {error:.1%} off the CPU's")
+    return f"{worst:.2%} off on {torch.cuda.get_device_name()}"
+
+
+def outputs_and_gradients(model: Stack, x: Tensor) -> dict[str, Tensor]:
+    """The output, and the gradients of its mean square with respect to the input and every parameter that has one."""
+    x = x.detach().requires_grad_()
+    output = model(x)
+    output.square().mean().backward()
+    assert x.grad is not None
+    found = {"the output": output.detach(), "the gradient of the input": x.grad}
+    return found | {f"the gradient of {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}

@@ -16,6 +16,7 @@ CHECKS: tuple[Check, ...] = (
     numerics.gradients,
     numerics.bfloat16,
     numerics.depth,
+    numerics.on_the_gpu,
     isolation.causality,
     isolation.batch_independence,
     isolation.determinism,

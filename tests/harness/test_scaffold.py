@@ -36,7 +36,7 @@ def test_what_is_written_passes_its_own_tests(tmp_path: Path, capsys: pytest.Cap
         "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, path=[tmp_path / kind / "src" for kind in KINDS]
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert re.search(r"^2\d passed, 2 skipped", ran.stdout, re.M), ran.stdout
+    assert re.search(r"^2\d passed, [23] skipped", ran.stdout, re.M), ran.stdout
 
 
 @pytest.mark.slow

@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from resbench.architectures.registry import available
 from resbench.harness.fit import describe, fit
+from resbench.harness.shortnames import short_name
 from resbench.sweeps import keys
 from resbench.sweeps.grid import Cell
 from resbench.sweeps.plan import Plan, make_plan
 from resbench.sweeps.spec import load_spec, shipped
 
-NAMES = ["demo", "depth", "ladder", "sinkhorn", "streams"]
+NAMES = ["demo", "depth", "ladder", "schemes", "sinkhorn", "streams"]
 # Smaller data, the file's own models: one step of one short sequence.
 SMALL = [
     "data=python-source",
@@ -37,6 +39,7 @@ def test_these_are_the_shipped_sweeps() -> None:
         # resnet and identity-hc have neither field; mhc has 6 budgets x 2 orders
         ("sinkhorn", 2 + 6 * 2, 14 * 3),
         ("ladder", 5 * 5, 25 * (6 + 3)),
+        ("schemes", 15, 15 * (5 + 3)),
         # per depth and clipping: resnet and n in 4, 8 of three schemes, each with 4 learning rates in one dtype and 2 in the other
         ("depth", 4 * 2 * 7 * (4 + 2), 336 * 2),
     ],
@@ -84,6 +87,12 @@ def test_on_the_ladder_every_scheme_of_a_size_sees_20_tokens_per_parameter_of_th
         wide = next(cell for cell in cells if cell.cell.labels["scheme"] == "wide")
         mhc = next(cell for cell in cells if cell.cell.labels["scheme"] == "mhc")
         assert wide.params_total == pytest.approx(mhc.params_total, rel=0.005)
+
+
+def test_the_schemes_sweep_has_every_built_in_scheme() -> None:
+    plan = make_plan(load_spec("schemes"))
+    swept = {short_name("scheme", cell.cell.config["model"]["scheme"]["class_path"]) for cell in plan.cells}
+    assert swept == {name for name, plugin in available("scheme").items() if plugin.distribution == "resbench"}
 
 
 def covering(plan: Plan) -> list[Cell]:
