@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ActionYesNo, ArgumentError, Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -147,7 +147,7 @@ def read_yaml(path: str) -> dict[str, Any]:
 class RunCLI(LightningCLI):
     """LightningCLI for one run; parses and builds model and data when constructed, the Trainer when asked.
 
-    Attributes: ``config`` as resolved, ``model``, ``datamodule``, ``budget``, ``every``, ``tracking``, ``output_dir``, ``resume``.
+    Attributes: ``config`` as resolved, ``model``, ``datamodule``, ``budget``, ``every``, ``tracking``, ``output_dir``, ``resume``, ``profile``.
     """
 
     parser: RunParser
@@ -187,6 +187,13 @@ class RunCLI(LightningCLI):
             "configuration, seed and output directory, and starts a new one if there is none.",
         )
         sharding.register()
+        parser.add_argument(
+            "--profile",
+            action=ActionYesNo(no_prefix="no_"),
+            nargs="?",
+            default=False,
+            help="Profile a few steps: a trace, and time by family of kernels.",
+        )
         parser.link_arguments("seed_everything", SEED_OF_DATA)
         parser.set_defaults(
             {
@@ -234,6 +241,7 @@ class RunCLI(LightningCLI):
         self.budget, self.every, self.tracking = config.budget, config.every, config.tracking
         self.output_dir: str = config.output_dir
         self.resume: str | None = config.resume
+        self.profile: bool = config.profile
 
     def in_its_file(self, message: str) -> str:
         """What a constructor said about ``FIELD=VALUE``, with the file and the whole key that gave it."""

@@ -19,6 +19,7 @@ NOT_CONFIGURATION = (
     "seed_everything",
     "output_dir",
     "resume",
+    "profile",
     "tracking",
     "data.init_args.seed",
     "data.init_args.cache_dir",

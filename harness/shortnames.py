@@ -99,7 +99,7 @@ def replace_in_argv(
     return out
 
 
-_FLAGS = frozenset({"--help", "-h", "--print_config", "--version"})
+_FLAGS = frozenset({"--help", "-h", "--print_config", "--version", "--profile", "--no_profile"})
 
 
 def _replace_option(key: str, value: str, current: dict[str, str]) -> str:

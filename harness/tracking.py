@@ -148,6 +148,13 @@ class TrackedRun:
         """Write a text artifact."""
         self.client.log_text(self.run_id, content, artifact)
 
+    def log_files(self, folder: Path, artifact_path: str) -> None:
+        """Write all files of a folder as artifacts; what the store refuses stays in the folder, with a warning."""
+        try:
+            self.client.log_artifacts(self.run_id, str(folder), artifact_path)
+        except Exception as error:  # files that are on the disk are no reason to stop training
+            log.warning("MLflow does not take the files of %s (%s); they stay there", folder, _first_line(error))
+
     def log_dataset(self, name: str, digest: str, facts: Mapping[str, Any], context: str = "training") -> None:
         """Record what data the run used."""
         from mlflow.entities import Dataset, DatasetInput, InputTag

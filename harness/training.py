@@ -13,6 +13,7 @@ from resbench.harness import names
 from resbench.harness.callbacks.checkpoint import Checkpoint
 from resbench.harness.callbacks.context import RunContext
 from resbench.harness.callbacks.preemption import Preemption
+from resbench.harness.callbacks.profile import Profile
 from resbench.harness.callbacks.progress import RunProgress
 from resbench.harness.callbacks.randomness import Randomness
 from resbench.harness.callbacks.save_config import SaveConfig
@@ -49,6 +50,8 @@ class Training:
             on_validation,
         )
         callbacks: list[Callback] = [StepMetrics(self.context, self._logged_every(), bound), self.validation]
+        if cli.profile:
+            callbacks.append(Profile(self.context, folder))
         if cli.config.trainer.enable_progress_bar is not False:
             callbacks.append(RunProgress(self.context, self._label()))
         callbacks.append(Randomness(int(cli.config.seed_everything)))
