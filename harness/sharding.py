@@ -19,10 +19,13 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
 NAME = "fsdp2"
+MEASURES = ("max_attention_logit",)
+"""Methods of branches, beside forward, that use their weights and so need them gathered."""
+
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -44,6 +47,9 @@ class FullyShardedStrategy(ModelParallelStrategy):
         for branch in branches:
             if any(True for _ in branch.parameters()):
                 fully_shard(branch, mesh=mesh)
+                for name in MEASURES:
+                    if hasattr(branch, name):
+                        register_fsdp_forward_method(branch, name)
         fully_shard(network, mesh=mesh)
         super().setup(trainer)
 
