@@ -16,24 +16,35 @@ def main(argv: Sequence[str]) -> int:
     """Run `resbench leaderboard ...`; returns the exit status. What a user got wrong raises ValueError or OSError."""
     arguments = _parser().parse_args(argv)
     return build(
-        arguments.study, arguments.tracking_uri, Path(arguments.output_dir), arguments.out and Path(arguments.out)
+        arguments.study,
+        arguments.tracking_uri,
+        Path(arguments.output_dir),
+        arguments.out and Path(arguments.out),
+        arguments.conformance,
     )
 
 
-def build(study: str | None, tracking_uri: str | None, output_dir: Path, out: Path | None) -> int:
-    """Build the leaderboard of a study (the latest one if None) into `out`, `<output_dir>/leaderboard/<study>` by default."""
+def build(
+    study: str | None, tracking_uri: str | None, output_dir: Path, out: Path | None, conformance: Sequence[Path] = ()
+) -> int:
+    """Build the leaderboard of a study (the latest one if None) into `out`, `<output_dir>/leaderboard/<study>` by default.
+
+    ``conformance``: files of `resbench check-scheme --json`, shown as badges.
+    """
     from rich.console import Console
 
     from resbench.harness.store import default_tracking_uri
+    from resbench.results.conformance import load_badges
     from resbench.results.leaderboard import make_leaderboard
     from resbench.results.publish import PAGE, files_of, write_files
     from resbench.results.runs import load_runs
     from resbench.results.terminal import print_leaderboard
 
+    badges = load_badges(conformance)
     uri = tracking_uri or default_tracking_uri(output_dir)
     runs = load_runs(uri)
     chosen = choose_study(runs, study, uri)
-    leaderboard = make_leaderboard(runs[runs["study"] == chosen], chosen)
+    leaderboard = make_leaderboard(runs[runs["study"] == chosen], chosen, badges)
     folder = out or output_dir / "leaderboard" / folder_name(chosen)
     folder.mkdir(parents=True, exist_ok=True)  # one that cannot be had is said before figures are drawn
     write_files(folder, files_of(leaderboard, uri))
@@ -106,4 +117,12 @@ def _parser() -> argparse.ArgumentParser:
         "--output-dir", metavar="DIR", default="runs", help="where runs were written (default: %(default)s)"
     )
     command.add_argument("--out", metavar="DIR", help="where to write; default: OUTPUT_DIR/leaderboard/STUDY")
+    command.add_argument(
+        "--conformance",
+        metavar="FILE",
+        nargs="+",
+        type=Path,
+        default=[],
+        help="files that `resbench check-scheme NAME --json FILE` wrote: badges in the table",
+    )
     return parser

@@ -251,6 +251,12 @@ COLUMNS: tuple[DisplayColumn, ...] = (
     ),
     _counted("n_streams", "Streams", "Residual streams.", lambda c: c.n_streams),
     _counted("sinkhorn_iterations", "Sinkhorn", "Sinkhorn iterations.", lambda c: c.sinkhorn_iterations),
+    _text(
+        "conformance",
+        "Conforms",
+        "Checks of `resbench check-scheme` that the scheme passed, of those that apply to it.",
+        lambda c: c.conformance or NOTHING,
+    ),
     _text("hardware", "Hardware", "What it ran on.", lambda c: one_and_more(c.hardware)),
     _text(
         "commit",

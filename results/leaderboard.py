@@ -6,8 +6,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -40,8 +40,8 @@ class Leaderboard:
         return [(group, list(cells)) for group, cells in groupby(self.cells, key=lambda cell: cell.group)]
 
 
-def make_leaderboard(runs: pd.DataFrame, study: str) -> Leaderboard:
-    """The leaderboard of one study's runs (a table of `load_runs`).
+def make_leaderboard(runs: pd.DataFrame, study: str, badges: Mapping[str, str] | None = None) -> Leaderboard:
+    """The leaderboard of one study's runs (a table of `load_runs`), with the conformance badges of its schemes, if there are any.
 
     Raises ValueError, saying what there is, if no run of the table has phase `final`.
     """
@@ -55,7 +55,7 @@ def make_leaderboard(runs: pd.DataFrame, study: str) -> Leaderboard:
             "Only final runs are ranked; finish the sweep with: resbench sweep run FILE"
         )
     table = labelled(ranked)
-    cells = compare(summarise(table))
+    cells = [replace(cell, conformance=(badges or {}).get(cell.scheme)) for cell in compare(summarise(table))]
     return Leaderboard(study, cells, _notes(cells, runs), table)
 
 

@@ -37,6 +37,8 @@ def main(argv: list[str]) -> int:
     subject.width  # noqa: B018  # a scheme that cannot be built at all is an error, not a failed check
     chosen = select(options.only) if options.only else CHECKS
     case = _case(options.case) if options.case else None
+    if options.json and not Path(options.json).absolute().parent.is_dir():
+        raise FileNotFoundError(f"--json {options.json}: there is no folder {Path(options.json).absolute().parent}")
     results = list(run_checks(subject, chosen, case))
     failed = any(result.outcome == "failed" for result in results)
     cost = None if options.only or options.no_cost or failed else measure_cost(subject)

@@ -70,6 +70,7 @@ def test_the_checks_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["mhc", "--only", "speed"], "no check is called 'speed': expected one of constructor"),
         (["mhc", "--only", "depth", "--case", "1,2"], "--case 1,2: expected four numbers"),
         (["mhc", "--only", "depth", "--case", "0,2,4,1"], "expected numbers of at least 1"),
+        (["mhc", "--only", "depth", "--json", "no/such/folder/found.json"], "there is no folder"),
     ],
 )
 def test_what_cannot_be_checked_is_an_error(

@@ -109,3 +109,31 @@ def test_help_does_not_import_what_building_needs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_check_scheme_found_is_a_badge_in_the_table(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_figures: None
+) -> None:
+    from resbench.harness.cli import main as resbench
+
+    checked = tmp_path / "mhc.json"
+    options = ["--only", "parameters", "--only", "constructor", "--json", str(checked)]
+    assert resbench(["check-scheme", "mhc", *options]) == 0
+    failed = json.loads(checked.read_text())
+    failed["checks"][0]["outcome"] = "failed"
+    (tmp_path / "hc.json").write_text(json.dumps({**failed, "scheme": "hc"}))
+    site = ["--study", "demo", "--tracking-uri", store.uri, "--out", str(tmp_path / "site")]
+    assert main(["build", *site, "--conformance", str(checked), str(tmp_path / "hc.json")]) == 0
+    rows = json.loads((tmp_path / "site" / "leaderboard.json").read_text())["rows"]
+    badges = {row["scheme"]: row["conformance"] for row in rows}
+    assert badges == {"mhc": "2/2", "hc": "1/2, fails: parameters", "resnet": None, "identity-hc": None}
+    page = (tmp_path / "site" / "index.html").read_text()
+    assert "Conforms" in page
+    assert "1/2, fails: parameters" in page
+    capsys.readouterr()
+
+    (tmp_path / "notes.json").write_text('{"scheme": "mhc"}')
+    with pytest.raises(
+        ValueError, match=r"notes\.json: not a file that `resbench check-scheme NAME --json FILE` wrote"
+    ):
+        main(["build", *site, "--conformance", str(tmp_path / "notes.json")])
