@@ -49,13 +49,14 @@ class Report:
         table = Table(
             box=None, pad_edge=False, title=f"{self.scheme} ({self.origin})", title_justify="left", title_style="bold"
         )
-        table.add_column("check", no_wrap=True, min_width=max(len(result.check.name) for result in self.results))
-        table.add_column("", no_wrap=True, min_width=max(map(len, ("pass", "FAIL", "n/a"))))
-        table.add_column("found", overflow="ellipsis", no_wrap=True, ratio=1)
+        names = max(len(result.check.name) for result in self.results)
+        room = console.width - names - len("pass") - 3  # a space after every column
+        for heading in ("check", "", "found"):
+            table.add_column(heading, no_wrap=True)
         for result in self.results:
-            table.add_row(result.check.name, MARKS[result.outcome], escape(result.found))
+            table.add_row(result.check.name, MARKS[result.outcome], escape(cut(result.found, room)))
         if self.cost is not None:
-            table.add_row("cost", "", escape(str(self.cost)))
+            table.add_row("cost", "", escape(cut(str(self.cost), room)))
         console.print(table)
         for result in self.failures:
             console.print(f"\n[bold red]{result.check.name}[/]: {escape(result.check.property)}")
@@ -100,6 +101,12 @@ class Report:
             ],
             "cost": self.cost.as_dict() if self.cost else None,
         }
+
+
+def cut(text: str, room: int) -> str:
+    """The text on one line of at most ``room`` characters; rich would take the space from the other columns."""
+    line = " ".join(text.split())
+    return line if len(line) <= room else f"{line[: max(room - 1, 0)]}…"
 
 
 def case_text(case: Case) -> str:

@@ -1,6 +1,7 @@
 """Checks that the tools training relies on work: torch.compile, activation checkpointing, checkpoints on disk."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,12 +47,16 @@ def compiles(subject: Subject, case: Case) -> str:
     try:
         found = compiled(x)
     except torch._dynamo.exc.TorchDynamoException as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        where = next((line.strip() for line in str(error).splitlines() if "line " in line and "torch" not in line), "")
-        raise Failed(f"torch.compile breaks the graph: {reason} {where}".rstrip()) from error
+        raise Failed(f"torch.compile breaks the graph{place(error)}: {str(error).strip().splitlines()[0]}") from error
     finally:
         torch.compiler.reset()
     return compare(expected, found, gradients_of(model, expected), gradients_of(model, found), "compiled")
+
+
+def place(error: Exception) -> str:
+    """`` at FILE:LINE, `code` `` of the last frame that was being compiled, if the compiler says."""
+    frames = list(getattr(error, "real_stack", None) or ())
+    return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}, `{frames[-1].line}`" if frames else ""
 
 
 @check("checkpointing", "activation checkpointing of every sublayer changes nothing", [Case(1, 2, 2), Case(2, 3, 3)])

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from broken_schemes import LeaksTheFuture
+from broken_schemes import BreaksTheGraph, LeaksTheFuture
 
 from resbench.architectures.conformance import CHECKS, Subject
 from resbench.architectures.conformance.cost import measure_cost
@@ -53,6 +53,15 @@ def test_a_failure_returns_1_with_a_command_that_shows_it_again(
     assert [check["reproduction"] for check in found["checks"]] == [again, None]
     assert main(shlex.split(again)[1:]) == 1
     assert "moving token 1 changes the output of token 0" in capsys.readouterr().out
+
+
+def test_a_long_finding_leaves_the_other_columns_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    name = f"{BreaksTheGraph.__module__}.{BreaksTheGraph.__name__}"
+    assert main(["check-scheme", name, "--only", "torch.compile", "--only", "mixing"]) == 1
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("torch.compile "))
+    assert row.split()[1] == "FAIL"
+    assert row.rstrip().endswith("…")
+    assert len(row.rstrip()) <= 150
 
 
 def test_the_checks_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:

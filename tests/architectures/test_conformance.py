@@ -31,7 +31,7 @@ WRONG: dict[type[ResidualScheme], tuple[str, str]] = {
     broken.ForgetsTheDtype: ("shapes and dtypes", "torch.float32 [1, 1, 1], expected torch.bfloat16"),
     broken.WrongGradient: ("gradients", "is not that of finite differences"),
     broken.NoisyForward: ("determinism", "two calls with one input differ"),
-    broken.BreaksTheGraph: ("torch.compile", "breaks the graph"),
+    broken.BreaksTheGraph: ("torch.compile", "breaks the graph at broken_schemes.py:"),
     broken.WrongBoundary: ("boundary", "differs from write(0) then read(1)"),
     broken.ForgetsAnInitialValue: ("state dict", "something that matters is not in the state dict"),
     broken.UntypedConstructor: ("constructor", "argument 'gain' has no type hint"),
