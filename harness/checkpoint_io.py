@@ -33,10 +33,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             _flush_names(path.parent)
         except BaseException as error:
             temporary.unlink(missing_ok=True)
-            # torch's writer reports a full disk as a RuntimeError of its own
-            if isinstance(error, OSError) or "PytorchStreamWriter" in str(error):
+            # torch's writer covers a full disk with a RuntimeError of its own about positions in the archive.
+            cause = _os_error(error)
+            if cause is not None or "inline_container" in str(error):
                 raise OSError(
-                    f"cannot write the checkpoint {path}: {_why(error)}. Earlier checkpoints are intact: make room or choose another "
+                    f"cannot write the checkpoint {path}: {_why(cause or error)}. Earlier checkpoints are intact: make room or choose another "
                     f"--output_dir, then go on with --resume {path.parent.name}"
                 ) from error
             raise
@@ -67,14 +68,16 @@ def _flush_names(folder: Path) -> None:
         os.close(directory)
 
 
-def _why(error: BaseException) -> str:
-    """The operating system's word for it, which torch's writer hides behind its own."""
+def _os_error(error: BaseException) -> OSError | None:
+    """The operating system's complaint under an exception, if there is one."""
     seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.strerror:
-            return seen.strerror
+    while seen is not None and not isinstance(seen, OSError):
         seen = seen.__cause__ or seen.__context__
-    return str(error).splitlines()[0]
+    return seen
+
+
+def _why(error: BaseException) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else (str(error).splitlines() or [""])[0]
 
 
 def make_folder(folder: Path) -> None:
