@@ -14,7 +14,7 @@ from resbench.harness.callbacks.validation import OnValidation
 from resbench.harness.checkpoint_io import make_folder, newest_whole
 from resbench.harness.config import GROUPED, RunCLI, parse, world_size
 from resbench.harness.errors import Preempted
-from resbench.harness.hardware import is_out_of_memory
+from resbench.harness.hardware import is_out_of_memory, memory_metrics
 from resbench.harness.holding import AUTO, held, unfinished_run
 from resbench.harness.preemption import Notice
 from resbench.harness.preload import preload
@@ -160,7 +160,8 @@ def _train(
 ) -> RunResult:
     """Train, and turn the ways a run can end into outcomes."""
     outcome: names.Outcome = "complete"
-    reason, diverged_at = "", None
+    reason, more = "", dict[str, str | None]()
+    diverged: Diverged | None = None
     training = Training(job.cli, job.facts, run, job.folder, on_validation, job.notice)
     system = _system_metrics(run.run_id, uri)
     try:
@@ -169,7 +170,13 @@ def _train(
             others.watch(lambda rank, words: _give_up(run, rank, words))
         training.run(job.checkpoint)
     except Diverged as error:
-        outcome, reason, diverged_at = "diverged", str(error), error.tokens
+        outcome, diverged = "diverged", error
+        reason = f"{error}; {error.verdict}" if error.verdict else str(error)
+        more = {
+            names.TAG_DIVERGED_AT_TOKENS: str(error.tokens),
+            names.TAG_DIVERGED_IN: error.verdict,
+            names.TAG_LAST_GOOD_CHECKPOINT: str(error.last_good) if error.last_good is not None else None,
+        }
     except Pruned as error:
         outcome, reason = "pruned", str(error)
     except (RuntimeError, MemoryError) as error:
@@ -184,18 +191,16 @@ def _train(
             raise
     finally:
         system.finish()
-    tags = {
-        names.TAG_OUTCOME: outcome,
-        names.TAG_DIVERGED_AT_TOKENS: None if diverged_at is None else str(diverged_at),
-        names.TAG_REASON: reason or None,
-    }
+    if outcome == "oom":
+        run.log(memory_metrics(training.device), training.tokens)
+    tags = {names.TAG_OUTCOME: outcome, names.TAG_REASON: reason or None, **more}
     run.finish(tags, "KILLED" if outcome == "pruned" else "FINISHED")
     validation = training.validation
     return RunResult(
         run.run_id,
         outcome,
         validation.last_loss,
-        training.tokens if diverged_at is None else diverged_at,
+        training.tokens if diverged is None else diverged.tokens,
         validation.last_bits_per_byte,
         getattr(job.cli.datamodule, "unigram_bits_per_byte", None),
         uri,

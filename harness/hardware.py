@@ -68,9 +68,11 @@ def reset_peak_memory(device: torch.device) -> None:
         return
 
 
-def memory_metrics(device: torch.device, activation_bytes: int) -> dict[str, float]:
-    """Metrics of memory since the last reset: peak, what the allocator reserved for it (GPUs only), and activations."""
-    found = {names.PEAK_GIB: peak_memory_gib(device), names.ACTIVATIONS_GIB: activation_bytes / 2**30}
+def memory_metrics(device: torch.device, activation_bytes: int | None = None) -> dict[str, float]:
+    """Metrics of memory since the last reset: peak, what the allocator reserved for it (GPUs only), and activations where they are known."""
+    found = {names.PEAK_GIB: peak_memory_gib(device)}
+    if activation_bytes is not None:
+        found[names.ACTIVATIONS_GIB] = activation_bytes / 2**30
     if device.type == "cuda":
         found[names.RESERVED_GIB] = torch.cuda.max_memory_reserved(device) / 2**30
     return found

@@ -107,6 +107,7 @@ class LanguageModel(LightningModule):
         self._forward: Callable[..., Tensor] | None = None
         self._knows_loss = False
         self.init_seed = torch.initial_seed()
+        self._broken: Tensor | None = None
         self.grad_norm: Tensor | None = None
         """Norm of all gradients before clipping at the last optimizer step, a scalar on the device."""
 
@@ -182,7 +183,11 @@ class LanguageModel(LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Measure the gradient norm at every step, on the device, and clip to ``trainer.gradient_clip_val`` if that is set."""
+        """Measure the gradient norm at every step, on the device, and clip to ``trainer.gradient_clip_val`` if that is set.
+
+        From the first gradient that is not finite the fused AdamW leaves the weights alone, without the host having to know: when the losses are
+        read some steps later, they are still those of the step that broke, and can be looked at.
+        """
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if gradient_clip_algorithm == "value" and gradient_clip_val:
             self.grad_norm = nn.utils.get_total_norm([p.grad for p in parameters])
@@ -191,6 +196,14 @@ class LanguageModel(LightningModule):
             self.grad_norm = nn.utils.get_total_norm([p.grad for p in parameters])
             if gradient_clip_val:
                 self._clip(optimizer, parameters, self.grad_norm / float(gradient_clip_val))
+        self._spare_weights(optimizer, self.grad_norm)
+
+    def _spare_weights(self, optimizer: Optimizer, norm: Any) -> None:
+        whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        broken = ~whole.detach().isfinite()
+        self._broken = broken if self._broken is None else self._broken | broken
+        if optimizer.param_groups[0].get("fused") and self.trainer.precision not in ("16-mixed", "16-true"):
+            optimizer.found_inf = self._broken.float()  # type: ignore[attr-defined]
 
     def _clip(self, optimizer: Optimizer, parameters: list[nn.Parameter], excess: Tensor) -> None:
         """Divide all gradients by ``excess`` where that is above one; the fused AdamW does it on the way, which saves a pass over them."""

@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
+ENDINGS = {
+    names.TAG_ERROR,
+    names.TAG_REASON,
+    names.TAG_DIVERGED_AT_TOKENS,
+    names.TAG_DIVERGED_IN,
+    names.TAG_LAST_GOOD_CHECKPOINT,
+}
+"""Tags of how a run ended, which no longer hold once it goes on."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """Sizes of a run. ``flops_per_token`` is of training, three times the forward pass."""
@@ -103,7 +113,7 @@ def open_run(
                 "Give the configuration of the run (its artifact config.yaml), or start a new run. The number of devices may change if "
                 "data.init_args.batch_size x devices stays the same."
             )
-        for stale in {names.TAG_ERROR, names.TAG_REASON, names.TAG_DIVERGED_AT_TOKENS} & earlier.keys():
+        for stale in ENDINGS & earlier.keys():
             client.delete_tag(run_id, stale)
         client.update_run(run_id, status="RUNNING")
     data: Any = cli.datamodule

@@ -37,12 +37,14 @@ SMALLEST_SPAN = 1e-3
 """Least relative height of an axis: a line that moves less is drawn flat, lest rounding look like an effect."""
 
 
-def draw_profile(profile: Mapping[str, Sequence[Any]], title: str) -> str:
+def draw_profile(
+    profile: Mapping[str, Sequence[Any]], title: str, panels: Sequence[tuple[str, tuple[str, ...], bool]] = PANELS
+) -> str:
     """``profile`` as `Structure.as_dict` gives it -> an SVG; panels without data are left out."""
     sublayers = len(profile["sublayer"])
     drawn = [
         panel(name, {column: profile[column] for column in columns if column in profile}, log, sublayers)
-        for name, columns, log in PANELS
+        for name, columns, log in panels
     ]
     drawn = [content for content in drawn if content]
     width, height = WIDTH * ACROSS, HEAD + HEIGHT * max(1, -(-len(drawn) // ACROSS))

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
@@ -12,6 +13,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from resbench.harness import names
 from resbench.harness.callbacks.checkpoint import Checkpoint
 from resbench.harness.callbacks.context import RunContext
+from resbench.harness.callbacks.postmortem import PostMortem
 from resbench.harness.callbacks.preemption import Preemption
 from resbench.harness.callbacks.profile import Profile
 from resbench.harness.callbacks.progress import RunProgress
@@ -49,19 +51,27 @@ class Training:
             bound,
             on_validation,
         )
-        callbacks: list[Callback] = [StepMetrics(self.context, self._logged_every(), bound), self.validation]
+        step_metrics = StepMetrics(self.context, self._logged_every(), bound)
+        post_mortem = PostMortem(self.context, folder, self._logged_every())
+        callbacks: list[Callback] = [step_metrics, self.validation, post_mortem]
         if cli.profile:
             callbacks.append(Profile(self.context, folder))
         if cli.config.trainer.enable_progress_bar is not False:
             callbacks.append(RunProgress(self.context, self._label()))
         callbacks.append(Randomness(int(cli.config.seed_everything)))
         saves = cli.every.checkpoint != 0
-        checkpoint = Checkpoint(self.context, folder, self.context.steps_for(cli.every.checkpoint)) if saves else None
+        every = self.context.steps_for(cli.every.checkpoint)
+        checkpoint = Checkpoint(self.context, folder, every, step_metrics.verify) if saves else None
         save = checkpoint.save if checkpoint is not None else None
         callbacks.append(Preemption(self.context, notice, self._logged_every(), save))
         if checkpoint is not None:
             callbacks.append(checkpoint)
         self.trainer = self._trainer(callbacks, run, folder, saves)
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process trains."""
+        return self.trainer.strategy.root_device
 
     @property
     def tokens(self) -> int:

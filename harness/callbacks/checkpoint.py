@@ -1,5 +1,6 @@
 """Saving the run every so many steps and after the last one, with everything that decides how it goes on."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ class Checkpoint(LightningCheckpoint):
     added here.
     """
 
-    def __init__(self, context: RunContext, folder: Path, every_steps: int) -> None:
+    def __init__(self, context: RunContext, folder: Path, every_steps: int, verify: Callable[[Trainer], None]) -> None:
+        self._verify = verify
         self._context = context
         self._folder = folder
         self._every = every_steps
@@ -42,7 +44,12 @@ class Checkpoint(LightningCheckpoint):
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> Path:
-        """Write the checkpoint of the present step and drop those that are no longer kept. Raises OSError."""
+        """Write the checkpoint of the present step and drop those that are no longer kept.
+
+        ``verify`` raises `Diverged` before a run that has diverged unnoticed, between two readings, pushes out its last good checkpoint. Raises
+        OSError.
+        """
+        self._verify(trainer)
         path = self._folder / file_name(trainer.global_step)
         with self._context.clock.paused():
             trainer.save_checkpoint(path)

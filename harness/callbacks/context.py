@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from resbench.harness.tracking import TrackedRun
 
@@ -14,6 +15,10 @@ class Diverged(Exception):
     def __init__(self, tokens: int, reason: str) -> None:
         super().__init__(f"diverged at {tokens:,} tokens: {reason}")
         self.tokens = tokens
+        self.verdict: str | None = None
+        """Which sublayer broke, in a sentence, once `PostMortem` has looked."""
+        self.last_good: Path | None = None
+        """The newest checkpoint from before."""
 
 
 class Pruned(Exception):

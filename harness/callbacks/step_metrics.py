@@ -182,6 +182,11 @@ class StepMetrics(Callback):
         losses, norms = both.tolist()
         return losses, norms
 
+    def verify(self, trainer: Trainer) -> None:
+        """Raise `Diverged` now if one of the steps since the last reading says so."""
+        if not all(self._sound(loss, norm) for loss, norm in zip(*self._pending(trainer), strict=True)):
+            self._read(trainer)
+
     def _memory(self, trainer: Trainer) -> dict[str, float]:
         """Of the process that needed most."""
         device = trainer.strategy.root_device

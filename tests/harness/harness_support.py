@@ -1,9 +1,11 @@
 """Reading a run back from MLflow, and schemes that misbehave on purpose."""
 
+import math
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from mlflow import MlflowClient
@@ -84,3 +86,73 @@ class SecondIsKilled(SecondRunsOut):
 
     def end(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class AsksForTooMuch(Hungry):
+    """Asks for a pebibyte at its third training step; no machine grants it."""
+
+    def enter(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and self.steps == 2:
+            torch.ones(2**50, dtype=torch.uint8, device=x.device)
+        self.steps += torch.is_grad_enabled()
+        return x
+
+
+class FillsTheGpu(Hungry):
+    """Takes GPU memory in gibibytes at its third training step until there is none."""
+
+    def enter(self, x: Tensor) -> Tensor:
+        taken = []
+        while torch.is_grad_enabled() and self.steps == 2:
+            taken.append(torch.empty(2**30, dtype=torch.uint8, device=x.device))
+        self.steps += torch.is_grad_enabled()
+        return x
+
+
+class BreaksForward(ResNet):
+    """The output of sublayer 3 becomes infinite on the fourteenth batch, whenever that is looked at."""
+
+    def __init__(self, width: int, n_sublayers: int) -> None:
+        super().__init__(width, n_sublayers)
+        self.now = 0
+
+    def enter(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            self.now += 1
+        return x
+
+    def read(self, state: Tensor, i: int) -> tuple[Tensor, None]:
+        u, ctx = super().read(state, i)
+        return self.spoil(u) if i == 3 and self.spoiling() else u, ctx
+
+    def boundary(self, state: Tensor, ctx: None, y: Tensor, i: int) -> tuple[Tensor, Tensor, None]:
+        state, u, ctx = super().boundary(state, ctx, y, i)
+        return state, self.spoil(u) if i == 2 and self.spoiling() else u, ctx
+
+    def spoiling(self) -> bool:
+        """At step 14, and when that is run again afterwards."""
+        return torch.is_grad_enabled() and self.now >= 14
+
+    def spoil(self, u: Tensor) -> Tensor:
+        return u * math.inf
+
+
+class BreaksBackward(BreaksForward):
+    """The gradient becomes infinite on its way to sublayers 0, 1 and 2 and at the output of 3."""
+
+    def boundary(self, state: Tensor, ctx: None, y: Tensor, i: int) -> tuple[Tensor, Tensor, None]:
+        if i == 3 and self.spoiling():
+            y = Spoil.apply(y)
+        return ResNet.boundary(self, state, ctx, y, i)
+
+
+class Spoil(torch.autograd.Function):
+    """Identity whose gradient is infinite."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * math.inf
