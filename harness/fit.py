@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resbench.harness import names, ranks
+from resbench.harness import names, ranks, start
 from resbench.harness.callbacks.context import Diverged, Pruned
 from resbench.harness.callbacks.validation import OnValidation
 from resbench.harness.checkpoint_io import make_folder, newest_whole
@@ -74,19 +74,23 @@ def fit(
     put right, before there is an MLflow run; whatever is raised later leaves the run marked as failed. Ctrl-C is raised as `Interrupted`, SIGTERM
     and SIGUSR1 as `Preempted`, after a checkpoint.
     """
+    start.begin()
     with quiet_libraries(), Notice() as notice:
         cli = parse(argv)
         facts = count(cli)
+        start.mark("config")
         output = Path(cli.output_dir).expanduser()
         make_folder(output)
         if not ranks.is_first():
             return _accompany(cli, facts, output, run_id or cli.resume, notice)
         uri = cli.tracking.uri or default_tracking_uri(output)
         client = open_store(uri)
+        start.mark("store")
         with _companions(argv, cli) as others, ExitStack() as until_the_end:
             data: Any = cli.datamodule
             data.prepare_data()
             data.setup("fit")
+            start.mark("data")
             run_id = run_id or cli.resume
             if run_id == AUTO:
                 run_id = unfinished_run(cli, client, output)
@@ -99,6 +103,7 @@ def fit(
             run = open_run(cli, facts, client, uri, run_id, checkpoint, tags or {})
             if not holding:
                 until_the_end.enter_context(held(output, run.run_id))
+            start.mark("record")
             job = _Job(cli, facts, output / run.run_id, checkpoint, notice)
             try:
                 return _train(job, run, uri, on_validation, others)

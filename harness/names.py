@@ -21,6 +21,23 @@ METRICS_MS: Final = "perf/metrics_ms"
 VALIDATION_S: Final = "perf/validation_s"
 STRUCTURE_S: Final = "perf/structure_s"
 """Seconds of one measurement of gains, mixing, streams and attention."""
+START_S: Final = {
+    phase: f"start/{phase}_s"
+    for phase in (
+        "imports",
+        "config",
+        "store",
+        "data",
+        "record",
+        "model",
+        "validation",
+        "forward",
+        "backward",
+        "optimizer",
+    )
+}
+"""Seconds of each part of a run's start, up to the end of its first step (`resbench.harness.start`)."""
+START_TOTAL_S: Final = "start/total_s"
 PEAK_GIB: Final = "mem/peak_gib"
 RESERVED_GIB: Final = "mem/reserved_gib"
 ACTIVATIONS_GIB: Final = "mem/activations_gib"

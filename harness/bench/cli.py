@@ -1,4 +1,4 @@
-"""`resbench bench run`: the speed of a training run beside a bare loop."""
+"""`resbench bench run | start | loss`: how fast a training run, its start and its loss are."""
 
 import argparse
 import sys
@@ -31,13 +31,10 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("warmup", "blocks"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name} {getattr(arguments, name)}: expected at least 1")
-    vocabulary = arguments.vocab or (50304 if on_gpu else 4096)
-    head = arguments.head_width or (64 if on_gpu else 32)
     rows = []
     with tempfile.TemporaryDirectory(prefix="resbench-bench-") as folder:
         plan = Plan(
-            vocabulary,
-            head,
+            *_sizes(arguments, on_gpu),
             arguments.warmup,
             arguments.blocks,
             arguments.seed,
@@ -69,6 +66,60 @@ def _show(console: object, rows: Sequence[object]) -> None:
     console.print(table)
 
 
+def start(arguments: argparse.Namespace) -> int:
+    """Measure cold starts of the first scheme at the first shape."""
+    import torch
+
+    from resbench.harness.bench.report import environment
+    from resbench.harness.bench.run import Plan, Shape
+    from resbench.harness.bench.start import markdown, measure_starts, save
+
+    if arguments.repeats < 1:
+        raise ValueError(f"--repeats {arguments.repeats}: expected at least 1")
+    on_gpu = torch.cuda.device_count() > 0  # leaves CUDA alone, which the forked runs need for themselves
+    shape = Shape.parse((arguments.shape or (GPU_SHAPES if on_gpu else CPU_SHAPES))[0])
+    scheme = (arguments.scheme or ["resnet"])[0]
+    with tempfile.TemporaryDirectory(prefix="resbench-bench-") as folder:
+        plan = Plan(*_sizes(arguments, on_gpu), 1, 1, arguments.seed, Path(folder), tuple(arguments.set or ()))
+        say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
+        starts = measure_starts(scheme, shape, plan, arguments.repeats, say)
+    about = {
+        "scheme": scheme,
+        "shape": str(shape),
+        "environment": environment(torch.device("cuda" if on_gpu else "cpu")),
+    }
+    save(starts, about, Path(arguments.out))
+    print(f"{markdown(starts)}\n\nWritten: {arguments.out}/start.json and start.md")
+    return 0
+
+
+def loss(arguments: argparse.Namespace) -> int:
+    """Time every implementation of the loss at every shape."""
+    import torch
+
+    from resbench.harness.bench.loss import implementations, markdown, measure_loss
+    from resbench.harness.bench.run import Shape
+
+    on_gpu = torch.cuda.is_available()
+    vocabulary, _ = _sizes(arguments, on_gpu)
+    rows = []
+    for text in arguments.shape or (GPU_SHAPES if on_gpu else CPU_SHAPES):
+        shape = Shape.parse(text)
+        for name, implementation in implementations(compiled=on_gpu or arguments.compile).items():
+            device = torch.device("cuda" if on_gpu else "cpu")
+            rows.append(measure_loss(name, implementation, shape.tokens, shape.width, vocabulary, device))
+    print(markdown(rows))
+    out = Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "loss.md").write_text(markdown(rows) + "\n")
+    return 0
+
+
+def _sizes(arguments: argparse.Namespace, on_gpu: bool) -> tuple[int, int]:
+    """Vocabulary and width of a head."""
+    return arguments.vocab or (50304 if on_gpu else 4096), arguments.head_width or (64 if on_gpu else 32)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="resbench bench", description="How fast a training run is.")
     commands = parser.add_subparsers(title="commands", required=True)
@@ -77,6 +128,34 @@ def _parser() -> argparse.ArgumentParser:
         help="`resbench fit` beside a bare PyTorch loop over the same compiled module",
         description="Train random tokens with `resbench fit` and with a bare loop over the same module, and compare tokens/s.",
     )
+    _add_common(command, "bench-run")
+    command.add_argument(
+        "--warmup", type=int, default=2, metavar="BLOCKS", help="blocks of ten steps left out (default: %(default)s)"
+    )
+    command.add_argument(
+        "--blocks", type=int, default=6, help="blocks of ten steps measured on each side (default: %(default)s)"
+    )
+    command.set_defaults(command=run)
+    command = commands.add_parser(
+        "start",
+        help="from a process's birth to the end of its first step, by phase",
+        description="Start runs from a shell and by forking, as sweeps do, and say where the time to the first step goes.",
+    )
+    _add_common(command, "bench-start")
+    command.add_argument("--repeats", type=int, default=3, help="starts of each kind (default: %(default)s)")
+    command.set_defaults(command=start)
+    command = commands.add_parser(
+        "loss",
+        help="the chunked loss beside the plain one and liger-kernel's",
+        description="Time forward and backward of the output projection and its loss, at the tokens and widths of the shapes.",
+    )
+    _add_common(command, "bench-loss")
+    command.add_argument("--compile", action="store_true", help="compile on a CPU too, which takes a minute")
+    command.set_defaults(command=loss)
+    return parser
+
+
+def _add_common(command: argparse.ArgumentParser, out: str) -> None:
     command.add_argument(
         "--shape",
         action="append",
@@ -92,12 +171,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--vocab", type=int, help="vocabulary (default: 50304; without a GPU 4096)")
     command.add_argument("--head-width", type=int, help="width of an attention head (default: 64; without a GPU 32)")
-    command.add_argument(
-        "--warmup", type=int, default=2, metavar="BLOCKS", help="blocks of ten steps left out (default: %(default)s)"
-    )
-    command.add_argument(
-        "--blocks", type=int, default=6, help="blocks of ten steps measured on each side (default: %(default)s)"
-    )
     command.add_argument("--seed", type=int, default=0, help="of weights and tokens (default: %(default)s)")
     command.add_argument(
         "--set",
@@ -105,6 +178,4 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="a further argument of `resbench fit`, such as model.loss=plain (repeatable)",
     )
-    command.add_argument("--out", default="bench-run", metavar="DIR", help="where to write (default: %(default)s)")
-    command.set_defaults(command=run)
-    return parser
+    command.add_argument("--out", default=out, metavar="DIR", help="where to write (default: %(default)s)")

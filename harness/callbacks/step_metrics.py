@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from resbench.harness import names
+from resbench.harness import names, start
 from resbench.harness.breakdown import ActivationMemory, StepBreakdown
 from resbench.harness.callbacks.context import Diverged, RunContext
 from resbench.harness.callbacks.spikes import SpikeCounter
@@ -48,9 +48,11 @@ class StepMetrics(Callback):
         self._clip = 0.0
         self._own_seconds = 0.0
         self._pauses = 0
+        self._started = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._trainer = trainer
+        start.mark("model")
         device = trainer.strategy.root_device
         self._breakdown = StepBreakdown(device)
         self._activations = ActivationMemory(device, pl_module)
@@ -61,6 +63,7 @@ class StepMetrics(Callback):
         self._norms = [norm.to(trainer.strategy.root_device) for norm in self._norms]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._mark_start(trainer, "validation")
         self._context.clock.start()
         with self._costs():
             if self._context.clock.pauses != self._pauses:
@@ -72,11 +75,13 @@ class StepMetrics(Callback):
         self._activations.end()  # the gradients of the step before are still there, as they were at its start
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        self._mark_start(trainer, "forward")
         with self._costs():
             self._activations.end()
             self._breakdown.reached()
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._mark_start(trainer, "backward")
         with self._costs():
             self._breakdown.reached()
 
@@ -90,6 +95,7 @@ class StepMetrics(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._mark_start(trainer, "optimizer")
         with self._costs():
             self._breakdown.reached()
             self._collect(trainer, pl_module, outputs["loss"].detach())
@@ -111,6 +117,20 @@ class StepMetrics(Callback):
             self._read(trainer)
         elif self._steady_from is None and self._step - self._first_step >= self._start_up_steps():
             self._mark_steady(trainer.strategy.root_device)
+
+    def _mark_start(self, trainer: Trainer, phase: str) -> None:
+        """A part of the first step of this process has ended."""
+        if self._started:
+            return
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize(trainer.strategy.root_device)
+        start.mark(phase)
+        if phase == "optimizer":
+            self._started = True
+            timeline = start.end()
+            if timeline is not None and self._first_step == 0:
+                parts = {names.START_S[phase]: seconds for phase, seconds in timeline.seconds.items()}
+                self._context.log(parts | {names.START_TOTAL_S: timeline.total}, self._context.tokens_per_step)
 
     @contextlib.contextmanager
     def _costs(self) -> Iterator[None]:
