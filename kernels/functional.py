@@ -25,9 +25,6 @@ Backend = Literal["auto", "triton", "torch"]
 STREAMS = (1, 2, 3, 4, 8)
 """Numbers of streams the kernels are built for: n^2 scalars per token live in registers."""
 
-FUSED_SINKHORN = 4
-"""``auto`` computes mixing coefficients of more streams than this in torch: ptxas takes minutes over the unrolled backward pass for n = 8."""
-
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -85,8 +82,7 @@ def mhc_coefficients(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """`reference.mhc_coefficients`: x [..., n, C] -> pre, post [..., n] and res [..., n, n] (None with 2n rows in phi)."""
     n = x.shape[-2]
-    in_torch = backend == "auto" and n > FUSED_SINKHORN and bias.numel() > 2 * n
-    if in_torch or not (plain(order, start, sinkhorn_eps) and use_triton(x, backend, n)):
+    if not (plain(order, start, sinkhorn_eps) and use_triton(x, backend, n)):
         return reference.mhc_coefficients(
             x, phi, alpha, bias, iterations, eps, order=order, start=start, sinkhorn_eps=sinkhorn_eps
         )
@@ -188,10 +184,6 @@ def mhc_boundary(
             start=start,
             sinkhorn_eps=sinkhorn_eps,
         )
-    if backend == "auto" and n > FUSED_SINKHORN and bias.numel() > 2 * n:
-        joined = mhc_post(x, y, post, res)
-        pre, next_post, next_res = reference.mhc_coefficients(joined, phi, alpha, bias, iterations, eps)
-        return joined, rms_norm(mhc_pre(joined, pre), norm_weight, norm_eps), pre, next_post, next_res
     found = boundary(
         *written(x, y, post, res), None, phi, alpha, bias, norm_weight, "mhc", True, True, iterations, eps, norm_eps
     )

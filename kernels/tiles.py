@@ -41,16 +41,31 @@ def write_tile(n: int, width: int) -> Tile:
     return Tile(max(1, 1024 // columns), columns, 4, 1)
 
 
-def project_tile(n: int, width: int, tokens: int, itemsize: int) -> Tile:
-    """Tile of the projection; ``parts`` is the number of column ranges a block of tokens is cut into."""
-    columns = min(power_of_two(width, 16), 64 if itemsize == 2 and n <= 4 else 32)
+def project_tile(rows: int, n: int, width: int, tokens: int, itemsize: int) -> Tile:
+    """Tile of the projection on ``rows`` rows of phi; ``parts`` is the number of column ranges a block of tokens is cut into."""
+    columns = min(power_of_two(width, 16), 64 if itemsize == 2 and n * rows <= 128 else 32)
     parts = even_parts(-(-width // columns), -(-tokens // 64), 200, 4, 8)
-    return Tile(64, columns, 4, 1 if n > 4 else 3 if itemsize == 2 else 2, parts)
+    return Tile(64, columns, 4, 3 if itemsize == 2 else 2, parts)
 
 
-def gates_tile(tokens: int) -> Tile:
-    """Tokens per program of the gates kernels, one per lane."""
-    return Tile(32, 1, 1)
+def gates_tile(splits: int = 1) -> Tile:
+    """Tokens per program of the gates kernels, one per lane. More warps only help to add up many splits of the projections."""
+    return Tile(32, 1, 4 if splits > 4 else 1)
+
+
+def wide_tile() -> Tile:
+    """Tokens per program of the Sinkhorn kernels that spread a matrix over a warp."""
+    return Tile(4, 1, 1)
+
+
+def write_parts(width: int) -> int:
+    """Programs that share a block of tokens in the fused write: each then takes about four turns of 32 columns."""
+    return max(1, min(32, -(-width // 32) // 4))
+
+
+def gradient_parts(width: int) -> int:
+    """The same for the fused backward pass, which has more to set up per program: about eight turns."""
+    return max(1, min(16, -(-width // 32) // 8))
 
 
 def pieces(width: int, size: int, tokens: int, warps: int) -> Tile:
@@ -66,9 +81,11 @@ def read_tile(width: int) -> Tile:
     return pieces(width, 1024, 1, 8 if width > 3072 else 4) if width > 512 else pieces(width, 256, 4, 4)
 
 
-def read_sums_tile(width: int) -> Tile:
-    """Tile of the sums behind the read's backward: a warp per token."""
-    return pieces(width, 256, 2, 2)
+def read_sums_tile(n: int, width: int) -> Tile:
+    """Tile of the sums behind the read's backward: one token per program, or a few narrow ones; 2 n sums per column live in registers."""
+    if width <= 512:
+        return pieces(width, 256, 4, 4)
+    return pieces(width, 1024 if n <= 4 else 512, 1, 4)
 
 
 def gather_tile(n: int, width: int, tokens: int, itemsize: int) -> Tile:
@@ -78,11 +95,12 @@ def gather_tile(n: int, width: int, tokens: int, itemsize: int) -> Tile:
     return Tile(32, columns, 4, 3 if itemsize == 2 and n <= 4 else 2, parts)
 
 
-def learn_tile(n: int, width: int, tokens: int, itemsize: int) -> Tile:
+def learn_tile(rows: int, n: int, width: int, tokens: int, itemsize: int) -> Tile:
     """Tile of phi's gradient; ``parts`` is the number of token ranges, each of which leaves a partial sum of phi's size in float32."""
-    columns = min(power_of_two(width, 16), 64 if n <= 4 and itemsize == 2 else 16)
-    if columns < 64:
+    if itemsize > 2:
+        columns = min(power_of_two(width, 16), 16)
         return Tile(32, columns, 4, 2, even_parts(-(-tokens // 32), -(-width // columns), 500, 8, 32))
+    columns = min(power_of_two(width, 16), 64 if n * rows <= 128 else 32)
     return Tile(64, columns, 8, 3, even_parts(-(-tokens // 64), -(-width // columns), 250, 8, 32))
 
 

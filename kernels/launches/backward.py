@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from resbench.kernels import tiles
-from resbench.kernels.launches.plan import Boundary, Gradients, cdiv
-from resbench.kernels.triton import gates, gather, read, scatter, totals
+from resbench.kernels.launches import fused
+from resbench.kernels.launches.plan import UNROLLED, Boundary, Gradients, cdiv
+from resbench.kernels.triton import gates, gather, read, scatter, totals, wide_sinkhorn
 
 
 def backward(
@@ -37,7 +38,7 @@ def backward(
     found_dpre = torch.empty(n, M, **wide) if reads else None
     norm = torch.empty(2, M, **wide) if reads and plan.norms else None
     if reads and M:
-        tile = tiles.read_sums_tile(C)
+        tile = tiles.read_sums_tile(n, C)
         read.read_sums_kernel[(cdiv(M, tile.tokens),)](
             x if joined is None else joined,
             pre,
@@ -66,34 +67,36 @@ def backward(
         K = phi.shape[0]
         KP = tiles.coefficient_tile(K)
         squares = n if plan.streamwise else 1
-        g = torch.empty(M, KP, device=x.device, dtype=torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32)
+        g = torch.empty(KP, M, device=x.device, dtype=torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32)
         q = torch.empty(squares, M, **wide)
         dscale, dbias = torch.zeros_like(scale), torch.zeros_like(bias)
         if M:
             gates_backward(plan, n, C, kept, scale, bias, found_dpre, dpre, dpost, dres, g, q, dscale, dbias)
-    gradient, dphi, dweight = dout, None, None
-    if reads or projects:
-        source = x if joined is None else joined
-        gradient, dphi, dweight = gather_gradient(
-            plan,
-            source,
-            dout,
-            du if reads else None,
-            pre,
-            weight if reads else None,
-            norm,
-            g,
-            q,
-            phi if projects else None,
-        )
-    elif dout is None:
-        gradient = torch.zeros_like(x)
-    assert gradient is not None
-    dx, dy, dpost_in, dres_in = gradient, None, None, None
-    if plan.writes:
+    source = x if joined is None else joined
+    used = du if reads else None
+    if plan.writes and M and fused.takes(x, y, dout, used):
         assert y is not None
         assert post is not None
-        dx, dy, dpost_in, dres_in = scatter_gradient(plan, x, y, post, res, gradient)
+        dx, dy, dpost_in, dres_in, partial = fused.gradient(
+            plan, x, y, post, res, dout, used, pre, weight, norm, g, q, phi if projects else None
+        )
+        dphi = learn(source, g, phi) if projects and g is not None and phi is not None else None
+        dweight = total(partial, weight, M) if partial is not None and weight is not None else None
+    else:
+        gradient, dweight = dout, None
+        if reads or projects:
+            gradient, dweight = gather_gradient(
+                plan, source, dout, used, pre, weight if reads else None, norm, g, q, phi if projects else None
+            )
+        elif dout is None:
+            gradient = torch.zeros_like(x)
+        dphi = learn(source, g, phi) if projects and g is not None and phi is not None else None
+        assert gradient is not None
+        dx, dy, dpost_in, dres_in = gradient, None, None, None
+        if plan.writes:
+            assert y is not None
+            assert post is not None
+            dx, dy, dpost_in, dres_in = scatter_gradient(plan, x, y, post, res, gradient)
     dpre_in = None
     if not projects and found_dpre is not None:
         dpre_in = found_dpre.T.contiguous()
@@ -111,19 +114,15 @@ def gather_gradient(
     g: Tensor | None,
     q: Tensor | None,
     phi: Tensor | None,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The gradients of x', phi and the norm's weight."""
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of x' and of the norm's weight."""
     M, n, C = joined.shape
-    wide: dict[str, Any] = {"device": joined.device, "dtype": torch.float32}
-    K = KP = squares = 1
-    if phi is not None:
-        assert q is not None
-        K, KP, squares = phi.shape[0], tiles.coefficient_tile(phi.shape[0]), q.shape[0]
-    norms = du is not None and plan.norms
-    weighs = norms and weight is not None
+    weighs = du is not None and plan.norms and weight is not None
     gradient = torch.empty_like(joined)
-
-    def walk(tile: tiles.Tile, dphi: Tensor | None, dweight: Tensor | None, extent: int) -> None:
+    tile = tiles.gather_tile(n, C, M, joined.element_size())
+    extent = max(1, cdiv(cdiv(M, tile.tokens), tile.parts)) * tile.tokens
+    dweight = torch.empty(max(1, cdiv(M, extent)), C, device=joined.device, dtype=torch.float32) if weighs else None
+    if M:
         gather.gather_kernel[(cdiv(C, tile.columns), cdiv(M, extent))](
             joined,
             dout,
@@ -135,45 +134,54 @@ def gather_gradient(
             q,
             narrowed(phi, joined.dtype) if phi is not None else None,
             gradient,
-            dphi,
             dweight,
             M,
             extent,
             n=n,
             C=C,
-            K=K,
-            KP=KP,
+            K=1 if phi is None else phi.shape[0],
+            KP=1 if g is None else g.shape[0],
             PROJECTS=phi is not None,
-            SQUARES=squares,
+            SQUARES=1 if q is None else q.shape[0],
             READS=du is not None,
-            NORMS=norms,
+            NORMS=du is not None and plan.norms,
             WEIGHS=weighs,
             OUT=dout is not None,
-            GATHERS=dphi is None,
-            LEARNS=dphi is not None,
             BT=tile.tokens,
             BC=tile.columns,
             STAGES=tile.stages,
             num_warps=tile.warps,
         )
+    return gradient, total(dweight, weight, M) if dweight is not None and weight is not None else None
 
-    tile = tiles.gather_tile(n, C, M, joined.element_size())
+
+def learn(joined: Tensor, g: Tensor, phi: Tensor) -> Tensor:
+    """The gradient of phi. Many rows of it do not fit beside several streams: then the streams count as one wide one."""
+    M, n, C = joined.shape
+    K = phi.shape[0]
+    if n > UNROLLED:
+        n, C = 1, n * C
+    tile = tiles.learn_tile(g.shape[0], n, C, M, joined.element_size())
     extent = max(1, cdiv(cdiv(M, tile.tokens), tile.parts)) * tile.tokens
-    dweight = torch.empty(max(1, cdiv(M, extent)), C, **wide) if weighs else None
+    ranges = max(1, cdiv(M, extent))
+    dphi = torch.empty(ranges, K, n * C, device=joined.device, dtype=torch.float32)
     if M:
-        walk(tile, None, dweight, extent)
-    dphi = None
-    if phi is not None:
-        tile = tiles.learn_tile(n, C, M, joined.element_size())
-        extent = max(1, cdiv(cdiv(M, tile.tokens), tile.parts)) * tile.tokens
-        dphi = torch.empty(max(1, cdiv(M, extent)), K, n * C, **wide)
-        if M:
-            walk(tile, dphi, None, extent)
-    return (
-        gradient,
-        total(dphi, phi, M) if dphi is not None and phi is not None else None,
-        total(dweight, weight, M) if dweight is not None and weight is not None else None,
-    )
+        gather.learn_kernel[(cdiv(C, tile.columns), ranges)](
+            joined,
+            g,
+            dphi,
+            M,
+            extent,
+            n=n,
+            C=C,
+            K=K,
+            KP=g.shape[0],
+            BT=tile.tokens,
+            BC=tile.columns,
+            STAGES=tile.stages,
+            num_warps=tile.warps,
+        )
+    return total(dphi, phi, M)
 
 
 def scatter_gradient(
@@ -224,12 +232,45 @@ def gates_backward(
     dscale: Tensor,
     dbias: Tensor,
 ) -> None:
-    """Fill g, q and the gradients of scale and bias."""
-    M, KP = g.shape
+    """Fill g [KP, M], q and the gradients of scale and bias."""
+    KP, M = g.shape
     K = bias.numel()
-    tile = tiles.gates_tile(M)
+    tile = tiles.gates_tile()
     programs = cdiv(M, tile.tokens)
-    partial = torch.empty(programs, 2 * K, device=g.device, dtype=torch.float32)
+    mixes = not plan.streamwise and 2 * n < K
+    apart = mixes and n > UNROLLED
+    partial = torch.empty(2 * K, programs, device=g.device, dtype=torch.float32)
+    scratch = share = None
+    if mixes:
+        pairs = max(1, plan.iterations - 1) if dres is not None else 1
+        scratch = torch.empty(pairs, 2 * n, M, device=g.device, dtype=torch.float32)
+    if apart:
+        share = torch.zeros(M, device=g.device, dtype=torch.float32)
+        if dres is None:
+            partial[2 * n : K] = 0
+            partial[K + 2 * n :] = 0
+            g[2 * n : K] = 0
+        else:
+            wide_tile = tiles.wide_tile()
+            wide_sinkhorn.wide_mixing_backward_kernel[(programs,)](
+                kept,
+                scale,
+                bias,
+                dres,
+                scratch,
+                g,
+                share,
+                partial,
+                M,
+                plan.iterations,
+                programs,
+                programs,
+                n=n,
+                K=K,
+                ITERATES=plan.iterations > 0,
+                BT=wide_tile.tokens,
+                num_warps=wide_tile.warps,
+            )
     common: dict[str, Any] = {
         "n": n,
         "C": C,
@@ -244,12 +285,21 @@ def gates_backward(
     }
     if plan.streamwise:
         gates.hc_gates_backward_kernel[(programs,)](
-            kept, scale, found_dpre, dpre, dpost, dres, g, q, partial, M, TANH=plan.gates == "hc-tanh", **common
+            kept,
+            scale,
+            found_dpre,
+            dpre,
+            dpost,
+            dres,
+            g,
+            q,
+            partial,
+            M,
+            programs,
+            TANH=plan.gates == "hc-tanh",
+            **common,
         )
     else:
-        mixes = 2 * n < K
-        pairs = max(1, plan.iterations - 1) if mixes and dres is not None else 1
-        scratch = torch.empty(pairs, 2 * n, M, device=g.device, dtype=torch.float32)
         gates.mhc_gates_backward_kernel[(programs,)](
             kept,
             scale,
@@ -259,16 +309,19 @@ def gates_backward(
             dpost,
             dres,
             scratch,
+            share,
             g,
             q,
             partial,
             M,
+            programs,
             plan.iterations,
             MIXES=mixes,
+            SPLIT_MIXING=apart,
             ITERATES=plan.iterations > 0,
             **common,
         )
-    totals.gate_totals_kernel[(1,)](
+    totals.gate_totals_kernel[(scale.numel(),)](
         partial,
         dscale,
         dbias,
@@ -276,9 +329,9 @@ def gates_backward(
         n=n,
         K=K,
         KP=KP,
-        GROUPS=scale.numel(),
         STREAMWISE=plan.streamwise,
-        BP=64,
+        BP=128,
+        num_warps=8,
     )
 
 
@@ -293,7 +346,8 @@ def total(partial: Tensor, like: Tensor, tokens: int) -> Tensor:
         return torch.zeros_like(like)
     out = torch.empty_like(like)
     parts = partial.shape[0]
-    totals.total_kernel[(cdiv(out.numel(), 256),)](
-        partial, out, parts, out.numel(), BP=min(16, tiles.power_of_two(parts)), BLOCK=256
+    block = 256 if parts <= 32 else 32  # many rows of few columns need many programs
+    totals.total_kernel[(cdiv(out.numel(), block),)](
+        partial, out, parts, out.numel(), BP=min(16 if block == 256 else 64, tiles.power_of_two(parts)), BLOCK=block
     )
     return out

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from resbench.kernels import tiles
-from resbench.kernels.launches.plan import Boundary, Outputs, cdiv
-from resbench.kernels.triton import gates, read, write
+from resbench.kernels.launches import fused
+from resbench.kernels.launches.plan import UNROLLED, Boundary, Outputs, cdiv
+from resbench.kernels.triton import gates, read, wide_sinkhorn, write
 
 
 def forward(
@@ -34,20 +35,28 @@ def forward(
         K = phi.shape[0]
         KP = tiles.coefficient_tile(K)
         squares = n if plan.streamwise else 1
-    if plan.writes and M:
-        launch_write(plan, x, y, post, res, joined)
     source = x if joined is None else joined
     parts = 1
-    if projects:
+    projected = sums = None
+    if plan.writes and projects and M and fused.takes(x, y):
+        assert y is not None
+        assert post is not None
         assert phi is not None
-        projected, sums, parts = project(source, phi, squares, KP)
+        assert joined is not None
+        projected, sums, parts = fused.write_project(plan, x, y, post, res, phi, joined, KP)
+    else:
+        if plan.writes and M:
+            launch_write(plan, x, y, post, res, joined)
+        if projects:
+            assert phi is not None
+            projected, sums, parts = project(source, phi, squares, KP, plan.terms)
     if projects:
         assert bias is not None
         mixes = plan.streamwise or 2 * n < K
         pre, new_post = torch.empty(M, n, **wide), torch.empty(M, n, **wide)
         new_res = torch.empty(M, n, n, **wide) if mixes else None
         kept = torch.empty(K + squares, M, **wide)
-        gate = tiles.gates_tile(M)
+        gate = tiles.gates_tile(parts)
         grid = (cdiv(M, gate.tokens),)
         common: dict[str, Any] = {
             "n": n,
@@ -87,8 +96,23 @@ def forward(
                 plan.iterations,
                 plan.eps,
                 MIXES=mixes,
+                SPLIT_MIXING=n > UNROLLED,
                 ITERATES=plan.iterations > 0,
                 **common,
+            )
+        if M and mixes and not plan.streamwise and n > UNROLLED:
+            wide_tile = tiles.wide_tile()
+            wide_sinkhorn.wide_mixing_kernel[(cdiv(M, wide_tile.tokens),)](
+                kept,
+                scale,
+                bias,
+                new_res,
+                M,
+                plan.iterations,
+                n=n,
+                ITERATES=plan.iterations > 0,
+                BT=wide_tile.tokens,
+                num_warps=wide_tile.warps,
             )
     u = None
     if plan.reads:
@@ -137,19 +161,21 @@ def launch_write(
     )
 
 
-def project(x: Tensor, phi: Tensor, squares: int, KP: int) -> tuple[Tensor, Tensor, int]:
+def project(x: Tensor, phi: Tensor, squares: int, KP: int, terms: int) -> tuple[Tensor, Tensor, int]:
     """Partial projections [parts, M, KP] and sums of squares [parts, squares, M] of streams on phi, over ranges of columns."""
     M, n, C = x.shape
-    tile = tiles.project_tile(n, C, M, x.element_size())
+    if squares == 1:  # nothing tells the streams apart
+        n, C = 1, n * C
+    tile = tiles.project_tile(KP, n, C, M, x.element_size())
     span = cdiv(cdiv(C, tile.columns), tile.parts) * tile.columns
     parts = cdiv(C, span)
     projected = torch.empty(parts, M, KP, device=x.device, dtype=torch.float32)
     sums = torch.empty(parts, squares, M, device=x.device, dtype=torch.float32)
     if M:
-        splits = x.dtype == torch.bfloat16
+        terms = terms if x.dtype == torch.bfloat16 else 0
         write.project_kernel[(cdiv(M, tile.tokens), parts)](
             x,
-            split(phi) if splits else phi,
+            split(phi, terms) if terms else phi,
             projected,
             sums,
             M,
@@ -158,7 +184,7 @@ def project(x: Tensor, phi: Tensor, squares: int, KP: int) -> tuple[Tensor, Tens
             K=phi.shape[0],
             KP=KP,
             SPAN=span,
-            SPLIT=splits,
+            TERMS=terms,
             SQUARES=squares,
             BT=tile.tokens,
             BC=tile.columns,
@@ -168,8 +194,8 @@ def project(x: Tensor, phi: Tensor, squares: int, KP: int) -> tuple[Tensor, Tens
     return projected, sums, parts
 
 
-def split(phi: Tensor) -> Tensor:
-    """phi as two bf16 parts, high and low: [2, K, n C]."""
-    parts = torch.empty(2, *phi.shape, device=phi.device, dtype=torch.bfloat16)
-    write.split_kernel[(cdiv(phi.numel(), 1024),)](phi, parts, phi.numel(), BLOCK=1024)
+def split(phi: Tensor, terms: int) -> Tensor:
+    """phi as bf16 parts that add up to it: [terms, K, n C]."""
+    parts = torch.empty(terms, *phi.shape, device=phi.device, dtype=torch.bfloat16)
+    write.split_kernel[(cdiv(phi.numel(), 1024),)](phi, parts, phi.numel(), TERMS=terms, BLOCK=1024)
     return parts

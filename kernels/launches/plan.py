@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+UNROLLED = 4
+"""Streams up to which a mixing matrix is unrolled, one token per lane: beyond, ptxas takes minutes over the backward pass."""
+
 
 @dataclass(frozen=True)
 class Boundary:
@@ -22,6 +25,11 @@ class Boundary:
     def streamwise(self) -> bool:
         """HC normalises every stream by itself; mHC all of them together."""
         return self.gates.startswith("hc")
+
+    @property
+    def terms(self) -> int:
+        """bf16 parts of phi beside bf16 streams: 16 bits of it, and 24 for HC, whose reads may cancel and leave a small vector to normalise."""
+        return 3 if self.streamwise else 2
 
 
 @dataclass(frozen=True)

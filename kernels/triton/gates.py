@@ -1,8 +1,9 @@
 """From projections to coefficients and back, one token per lane: mHC's gates and Sinkhorn, HC's scaled tanh.
 
-`kept` holds what the backward pass needs, token-contiguous: the normalised projections ``projected / rms`` [K, M] and the inverse RMS
-[squares, M]. The backward writes ``g`` = d loss / d (projection of x'), q = the coefficient with which the norm returns x' itself, and per
-program the partial sums of the gradients of scale and bias, added later in a fixed order.
+`kept` [K + SQUARES, M] holds what the backward pass needs, token-contiguous: the normalised projections ``projected / rms`` and the inverse
+RMS. The backward writes ``g`` [KP, M] = d loss / d (projection of x'), q = the coefficient with which the norm returns x' itself, and per program
+the partial sums of the gradients of scale and bias, added later in a fixed order. With SPLIT_MIXING the mixing coefficients are left to
+`wide_sinkhorn.py`.
 """
 # mypy: ignore-errors
 # (Triton's language in Python's syntax: tuples grow, arguments have no annotations.)
@@ -37,19 +38,37 @@ def tanh(x):
 
 
 @triton.jit
-def inverse_rms(squares_ptr, s, rows, live, M, eps, SPLITS: tl.constexpr, SQUARES: tl.constexpr, WIDTH):
-    total = tl.load(squares_ptr + s * M + rows, mask=live, other=1.0)
-    for split in tl.static_range(1, SPLITS):
-        total += tl.load(squares_ptr + (split * SQUARES + s) * M + rows, mask=live, other=0.0)
-    return 1.0 / tl.sqrt(total / WIDTH + eps)
-
-
-@triton.jit
-def projection(projected_ptr, k, rows, live, M, SPLITS: tl.constexpr, KP: tl.constexpr):
-    total = tl.load(projected_ptr + rows * KP + k, mask=live, other=0.0)
-    for split in tl.static_range(1, SPLITS):
-        total += tl.load(projected_ptr + (split * M + rows) * KP + k, mask=live, other=0.0)
-    return total
+def normalise(
+    projected_ptr,  # [SPLITS, M, KP]
+    squares_ptr,  # [SPLITS, SQUARES, M]
+    kept_ptr,  # [K + SQUARES, M], written
+    rows,
+    live,
+    M,
+    eps,
+    width,  # numbers behind one sum of squares
+    K: tl.constexpr,
+    KP: tl.constexpr,
+    SPLITS: tl.constexpr,
+    SQUARES: tl.constexpr,
+):
+    """Add up the splits, divide by the RMS and keep the result, for this program to read again a coefficient at a time."""
+    for s in tl.static_range(SQUARES):
+        square = tl.load(squares_ptr + s * M + rows, mask=live, other=1.0)
+        for split in tl.static_range(1, SPLITS):
+            square += tl.load(squares_ptr + (split * SQUARES + s) * M + rows, mask=live, other=0.0)
+        tl.store(kept_ptr + (K + s) * M + rows, 1.0 / tl.sqrt(square / width + eps), mask=live)
+    tl.debug_barrier()  # another thread of this program may read what this one stored
+    for first in tl.static_range(0, K, 32):
+        k = first + tl.arange(0, 32 if KP >= 32 else KP)
+        mask = live[:, None] & (k < K)[None, :]
+        total = tl.load(projected_ptr + rows[:, None] * KP + k[None, :], mask=mask, other=0.0)
+        for split in tl.static_range(1, SPLITS):
+            total += tl.load(projected_ptr + (split * M + rows[:, None]) * KP + k[None, :], mask=mask, other=0.0)
+        stream = k // (K // SQUARES)
+        inverse = tl.load(kept_ptr + (K + stream[None, :]) * M + rows[:, None], mask=mask, other=0.0)
+        tl.store(kept_ptr + k[None, :] * M + rows[:, None], total * inverse, mask=mask)
+    tl.debug_barrier()
 
 
 @triton.jit(do_not_specialize=["M", "C", "iterations"])
@@ -61,7 +80,7 @@ def mhc_gates_kernel(
     pre_ptr,
     post_ptr,
     res_ptr,
-    kept_ptr,  # [K + 1, M], written: normalised projections, then the inverse RMS
+    kept_ptr,  # [K + 1, M], written
     M,
     iterations,
     eps,
@@ -71,34 +90,33 @@ def mhc_gates_kernel(
     KP: tl.constexpr,
     SPLITS: tl.constexpr,
     MIXES: tl.constexpr,
+    SPLIT_MIXING: tl.constexpr,
     ITERATES: tl.constexpr,
     BT: tl.constexpr,
 ):
     rows = tl.program_id(0).to(tl.int64) * BT + tl.arange(0, BT)
     live = rows < M
-    inverse = inverse_rms(squares_ptr, 0, rows, live, M, eps, SPLITS, 1, n * C)
-    projected = ()  # all loads before the first use, so that they overlap
-    for k in tl.static_range(K):
-        projected = projected + (projection(projected_ptr, k, rows, live, M, SPLITS, KP),)
-    tl.store(kept_ptr + K * M.to(tl.int64) + rows, inverse, mask=live)
+    M64 = M.to(tl.int64)
+    normalise(projected_ptr, squares_ptr, kept_ptr, rows, live, M64, eps, n * C, K, KP, SPLITS, 1)
+    found = ()  # all loads before the first use, so that they overlap
+    for k in tl.static_range(2 * n if SPLIT_MIXING else K):
+        found = found + (tl.load(kept_ptr + k * M64 + rows, mask=live, other=0.0),)
     logits = ()
-    for k in tl.static_range(K):
-        normed = projected[k] * inverse
-        tl.store(kept_ptr + k * M.to(tl.int64) + rows, normed, mask=live)
-        value = tl.load(alpha_ptr + group_of(k, n)).to(tl.float32) * normed + tl.load(bias_ptr + k).to(tl.float32)
+    for k in tl.static_range(2 * n if SPLIT_MIXING else K):
+        value = tl.load(alpha_ptr + group_of(k, n)).to(tl.float32) * found[k] + tl.load(bias_ptr + k).to(tl.float32)
         if k < n:
             tl.store(pre_ptr + rows * n + k, sigmoid(value), mask=live)
         elif k < 2 * n:
             tl.store(post_ptr + rows * n + (k - n), 2.0 * sigmoid(value), mask=live)
         else:
             logits = logits + (value,)
-    if MIXES:
+    if MIXES and not SPLIT_MIXING:
         matrix = sinkhorn(logits, iterations, n, ITERATES)
         for e in tl.static_range(n * n):
             tl.store(res_ptr + rows * (n * n) + e, matrix[e], mask=live)
 
 
-@triton.jit(do_not_specialize=["M", "C", "iterations"])
+@triton.jit(do_not_specialize=["M", "C", "iterations", "parts"])
 def mhc_gates_backward_kernel(
     kept_ptr,  # [K + 1, M]
     alpha_ptr,
@@ -108,16 +126,19 @@ def mhc_gates_backward_kernel(
     dpost_ptr,  # [M, n]
     dres_ptr,  # [M, n, n]
     sums_ptr,  # scratch [iterations - 1, 2n, M]
-    g_ptr,  # [M, KP], written
+    share_ptr,  # [M], what the mixing coefficients add to q (SPLIT_MIXING with MIXED)
+    g_ptr,  # [KP, M], written
     q_ptr,  # [1, M], written
-    partial_ptr,  # [programs, 2K] written: d alpha per coefficient, then d bias
+    partial_ptr,  # [2 K, parts] written: d alpha per coefficient, then d bias
     M,
+    parts,
     iterations,
     C,
     n: tl.constexpr,
     K: tl.constexpr,
     KP: tl.constexpr,
     MIXES: tl.constexpr,
+    SPLIT_MIXING: tl.constexpr,
     ITERATES: tl.constexpr,
     READS: tl.constexpr,
     OUTER: tl.constexpr,
@@ -128,10 +149,11 @@ def mhc_gates_backward_kernel(
     rows = tl.program_id(0).to(tl.int64) * BT + tl.arange(0, BT)
     live = rows < M
     M64 = M.to(tl.int64)
+    OWN: tl.constexpr = 2 * n if SPLIT_MIXING else K
     inverse = tl.load(kept_ptr + K * M64 + rows, mask=live, other=0.0)
     kept = ()  # all loads before the first use, so that they overlap
     incoming = ()
-    for k in tl.static_range(K):
+    for k in tl.static_range(OWN):
         kept = kept + (tl.load(kept_ptr + k * M64 + rows, mask=live, other=0.0),)
         d = tl.zeros([BT], tl.float32)
         if k < n:
@@ -149,7 +171,7 @@ def mhc_gates_backward_kernel(
     gradient = ()
     logits = ()
     dmatrix = ()
-    for k in tl.static_range(K):
+    for k in tl.static_range(OWN):
         value = tl.load(alpha_ptr + group_of(k, n)).to(tl.float32) * kept[k] + tl.load(bias_ptr + k).to(tl.float32)
         if k < 2 * n:
             gate = sigmoid(value)
@@ -157,20 +179,22 @@ def mhc_gates_backward_kernel(
         else:
             logits = logits + (value,)
             dmatrix = dmatrix + (incoming[k],)
-    if MIXES:
+    if MIXES and not SPLIT_MIXING:
         if MIXED:
             dmatrix = sinkhorn_backward(logits, dmatrix, sums_ptr + rows, M64, live, iterations, n, ITERATES)
         gradient = gradient + dmatrix
     share = tl.zeros([BT], tl.float32)
-    for k in tl.static_range(K):
+    if SPLIT_MIXING and MIXED:
+        share += tl.load(share_ptr + rows, mask=live, other=0.0)
+    for k in tl.static_range(OWN):
         scaled = gradient[k] * tl.load(alpha_ptr + group_of(k, n)).to(tl.float32)
         share += scaled * kept[k]
-        tl.store(g_ptr + rows * KP + k, (scaled * inverse).to(g_ptr.dtype.element_ty), mask=live)
+        tl.store(g_ptr + k * M64 + rows, (scaled * inverse).to(g_ptr.dtype.element_ty), mask=live)
         counted = tl.where(live, gradient[k], 0.0)
-        tl.store(partial_ptr + tl.program_id(0) * (2 * K) + k, tl.sum(counted * kept[k], 0))
-        tl.store(partial_ptr + tl.program_id(0) * (2 * K) + K + k, tl.sum(counted, 0))
+        tl.store(partial_ptr + k * parts + tl.program_id(0), tl.sum(counted * kept[k], 0))
+        tl.store(partial_ptr + (K + k) * parts + tl.program_id(0), tl.sum(counted, 0))
     for k in tl.static_range(K, KP):
-        tl.store(g_ptr + rows * KP + k, tl.zeros([BT], g_ptr.dtype.element_ty), mask=live)
+        tl.store(g_ptr + k * M64 + rows, tl.zeros([BT], g_ptr.dtype.element_ty), mask=live)
     tl.store(q_ptr + rows, -share * inverse * inverse / (n * C), mask=live)
 
 
@@ -197,16 +221,11 @@ def hc_gates_kernel(
     rows = tl.program_id(0).to(tl.int64) * BT + tl.arange(0, BT)
     live = rows < M
     M64 = M.to(tl.int64)
+    normalise(projected_ptr, squares_ptr, kept_ptr, rows, live, M64, eps, C, K, KP, SPLITS, n)
     for j in tl.static_range(n):
-        inverse = inverse_rms(squares_ptr, j, rows, live, M, eps, SPLITS, n, C)
-        projected = ()
-        for c in tl.static_range(n + 2):
-            projected = projected + (projection(projected_ptr, j * (n + 2) + c, rows, live, M, SPLITS, KP),)
-        tl.store(kept_ptr + (K + j) * M64 + rows, inverse, mask=live)
         for c in tl.static_range(n + 2):
             k = j * (n + 2) + c
-            normed = projected[c] * inverse
-            tl.store(kept_ptr + k * M64 + rows, normed, mask=live)
+            normed = tl.load(kept_ptr + k * M64 + rows, mask=live, other=0.0)
             dynamic = tanh(normed) if TANH else normed
             value = (
                 tl.load(static_ptr + k).to(tl.float32)
@@ -220,7 +239,7 @@ def hc_gates_kernel(
                 tl.store(res_ptr + rows * (n * n) + (c - 2) * n + j, value, mask=live)
 
 
-@triton.jit(do_not_specialize=["M", "C"])
+@triton.jit(do_not_specialize=["M", "C", "parts"])
 def hc_gates_backward_kernel(
     kept_ptr,  # [K + n, M]
     scale_ptr,
@@ -228,10 +247,11 @@ def hc_gates_backward_kernel(
     outer_dpre_ptr,  # [M, n]
     dpost_ptr,  # [M, n]
     dres_ptr,  # [M, n, n]
-    g_ptr,  # [M, KP], written
+    g_ptr,  # [KP, M], written
     q_ptr,  # [n, M], written
-    partial_ptr,  # [programs, 2K], written: d scale per coefficient, then d static
+    partial_ptr,  # [2 K, parts], written: d scale per coefficient, then d static
     M,
+    parts,
     C,
     n: tl.constexpr,
     K: tl.constexpr,
@@ -268,12 +288,12 @@ def hc_gates_backward_kernel(
             slope = (1.0 - dynamic * dynamic) if TANH else tl.full([BT], 1.0, tl.float32)
             scaled = d * tl.load(scale_ptr + (1 if c == 1 else 0)).to(tl.float32) * slope
             share += scaled * normed
-            tl.store(g_ptr + rows * KP + k, (scaled * inverse).to(g_ptr.dtype.element_ty), mask=live)
-            tl.store(partial_ptr + tl.program_id(0) * (2 * K) + k, tl.sum(tl.where(live, d * dynamic, 0.0), 0))
-            tl.store(partial_ptr + tl.program_id(0) * (2 * K) + K + k, tl.sum(tl.where(live, d, 0.0), 0))
+            tl.store(g_ptr + k * M64 + rows, (scaled * inverse).to(g_ptr.dtype.element_ty), mask=live)
+            tl.store(partial_ptr + k * parts + tl.program_id(0), tl.sum(tl.where(live, d * dynamic, 0.0), 0))
+            tl.store(partial_ptr + (K + k) * parts + tl.program_id(0), tl.sum(tl.where(live, d, 0.0), 0))
         tl.store(q_ptr + j * M64 + rows, -share * inverse * inverse / C, mask=live)
     for k in tl.static_range(K, KP):
-        tl.store(g_ptr + rows * KP + k, tl.zeros([BT], g_ptr.dtype.element_ty), mask=live)
+        tl.store(g_ptr + k * M64 + rows, tl.zeros([BT], g_ptr.dtype.element_ty), mask=live)
 
 
 @triton.jit(do_not_specialize=["M", "iterations"])

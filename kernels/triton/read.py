@@ -82,8 +82,9 @@ def read_sums_kernel(
     b = ()
     for j in tl.static_range(n):
         pre = pre + (tl.load(pre_ptr + rows * n + j, mask=live, other=0.0),)
-        a = a + (tl.zeros([BT], tl.float32),)
-        b = b + (tl.zeros([BT], tl.float32),)
+        a = a + (tl.zeros([BT, BC], tl.float32),)
+        b = b + (tl.zeros([BT, BC], tl.float32),)
+    # added up across lanes and warps once, at the end
     for chunk in tl.static_range(CHUNKS):
         columns = chunk * BC + tl.arange(0, BC)
         inside = live[:, None] & (columns < C)[None, :]
@@ -96,7 +97,7 @@ def read_sums_kernel(
             streams = streams + (tl.load(x_ptr + at + j * C, mask=inside, other=0.0).to(tl.float32),)
         new_a = ()
         for j in tl.static_range(n):
-            new_a = new_a + (a[j] + tl.sum(du * streams[j], 1),)
+            new_a = new_a + (a[j] + du * streams[j],)
         a = new_a
         if NORMS:
             v = pre[0][:, None] * streams[0]
@@ -104,8 +105,17 @@ def read_sums_kernel(
                 v += pre[j][:, None] * streams[j]
             new_b = ()
             for j in tl.static_range(n):
-                new_b = new_b + (b[j] + tl.sum(v * streams[j], 1),)
+                new_b = new_b + (b[j] + v * streams[j],)
             b = new_b
+    summed = ()
+    for j in tl.static_range(n):
+        summed = summed + (tl.sum(a[j], 1),)
+    a = summed
+    if NORMS:
+        summed = ()
+        for j in tl.static_range(n):
+            summed = summed + (tl.sum(b[j], 1),)
+        b = summed
     if NORMS:
         square = pre[0] * b[0]
         along = pre[0] * a[0]

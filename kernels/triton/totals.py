@@ -20,31 +20,55 @@ def total_kernel(partial_ptr, out_ptr, parts, size, BP: tl.constexpr, BLOCK: tl.
 
 @triton.jit(do_not_specialize=["parts"])
 def gate_totals_kernel(
-    partial_ptr,  # [parts, 2 K] float32: per coefficient, the gradient of its scale, then of its bias
+    partial_ptr,  # [2 K, parts] float32: per coefficient, the gradient of its scale, then of its bias
     dscale_ptr,  # [2 or 3], written
     dbias_ptr,  # [K], written
     parts,
     n: tl.constexpr,
     K: tl.constexpr,
     KP: tl.constexpr,
-    GROUPS: tl.constexpr,
     STREAMWISE: tl.constexpr,  # HC's order of coefficients; else mHC's
     BP: tl.constexpr,
 ):
+    """One program per scale: the biases of the coefficients it multiplies, and itself."""
+    group = tl.program_id(0)
     k = tl.arange(0, KP)
-    scales = tl.zeros([BP, KP], tl.float32)
-    biases = tl.zeros([BP, KP], tl.float32)
+    if STREAMWISE:
+        mine = (k < K) & ((k % (n + 2) == 1).to(tl.int32) == group)
+    else:
+        mine = (k < K) & ((k >= n).to(tl.int32) + (k >= 2 * n).to(tl.int32) == group)
+    scales = tl.zeros([KP, BP], tl.float32)
+    biases = tl.zeros([KP, BP], tl.float32)
     for start in range(0, parts, BP):
         part = start + tl.arange(0, BP)
-        inside = (part < parts)[:, None] & (k < K)[None, :]
-        at = part[:, None] * (2 * K) + k[None, :]
-        scales += tl.load(partial_ptr + at, mask=inside, other=0.0)
-        biases += tl.load(partial_ptr + at + K, mask=inside, other=0.0)
-    tl.store(dbias_ptr + k, tl.sum(biases, 0).to(dbias_ptr.dtype.element_ty), mask=k < K)
-    scale = tl.sum(scales, 0)
-    if STREAMWISE:
-        group = (k % (n + 2) == 1).to(tl.int32)
-    else:
-        group = (k >= n).to(tl.int32) + (k >= 2 * n).to(tl.int32)
-    for s in tl.static_range(GROUPS):
-        tl.store(dscale_ptr + s, tl.sum(tl.where(group == s, scale, 0.0), 0).to(dscale_ptr.dtype.element_ty))
+        inside = mine[:, None] & (part < parts)[None, :]
+        at = partial_ptr + k[:, None] * parts + part[None, :]
+        scales += tl.load(at, mask=inside, other=0.0)
+        biases += tl.load(at + K * parts, mask=inside, other=0.0)
+    tl.store(dbias_ptr + k, tl.sum(biases, 1).to(dbias_ptr.dtype.element_ty), mask=mine)
+    tl.store(dscale_ptr + group, tl.sum(tl.sum(scales, 1), 0).to(dscale_ptr.dtype.element_ty))
+
+
+@triton.jit(do_not_specialize=["M"])
+def parts_kernel(
+    parts_ptr,  # [PARTS, M, SIZE] float32: per token dpost [n], then dres [n n]
+    dpost_ptr,  # [M, n], written
+    dres_ptr,  # [M, n, n], written (MIXES)
+    M,
+    n: tl.constexpr,
+    SIZE: tl.constexpr,
+    PADDED: tl.constexpr,
+    MIXES: tl.constexpr,
+    PARTS: tl.constexpr,
+    BT: tl.constexpr,
+):
+    """What the programs that shared a block of tokens found, added up."""
+    rows = (tl.program_id(0).to(tl.int64) * BT + tl.arange(0, BT))[:, None]
+    e = tl.arange(0, PADDED)[None, :]
+    mask = (rows < M) & (e < SIZE)
+    total = tl.load(parts_ptr + rows * SIZE + e, mask=mask, other=0.0)
+    for part in tl.static_range(1, PARTS):
+        total += tl.load(parts_ptr + (part * M.to(tl.int64) + rows) * SIZE + e, mask=mask, other=0.0)
+    tl.store(dpost_ptr + rows * n + e, total, mask=mask & (e < n))
+    if MIXES:
+        tl.store(dres_ptr + rows * (n * n) + e - n, total, mask=mask & (e >= n))

@@ -1,8 +1,8 @@
 """The write, ``x'[o] = sum_i res[o, i] x[i] + post[o] y``, and what the next read needs of x': its projection on phi and its squares.
 
 The write owns BT whole tokens per program and walks their columns with all n streams of the tile in registers. The projection owns BT tokens
-and a range of columns, and runs on tensor cores; phi comes as two bf16 parts (high, low) so that two bf16 products carry 16 bits of it, or
-as float32 with three TF32 products for other dtypes. Both in one kernel cost more than x' read twice: the tile would change its layout
+and a range of columns, and runs on tensor cores; phi comes as TERMS bf16 parts that add up to it, so that the products carry 8 bits of it
+each, or as float32 with three TF32 products for other dtypes. Both in one kernel cost more than x' read twice: the tile would change its layout
 between the mixing and the product (NOTES.md).
 """
 # mypy: ignore-errors
@@ -15,13 +15,14 @@ from resbench.kernels.triton.product import dot
 
 
 @triton.jit(do_not_specialize=["total"])
-def split_kernel(phi_ptr, parts_ptr, total, BLOCK: tl.constexpr):
-    """phi [total] float32 -> parts [2, total] bf16 with high + low = phi to 16 bits."""
+def split_kernel(phi_ptr, parts_ptr, total, TERMS: tl.constexpr, BLOCK: tl.constexpr):
+    """phi [total] float32 -> parts [TERMS, total] bf16 that add up to phi to 8 bits each."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     phi = tl.load(phi_ptr + at, mask=at < total, other=0.0).to(tl.float32)
-    high = phi.to(tl.bfloat16)
-    tl.store(parts_ptr + at, high, mask=at < total)
-    tl.store(parts_ptr + total + at, (phi - high.to(tl.float32)).to(tl.bfloat16), mask=at < total)
+    for term in tl.static_range(TERMS):
+        part = phi.to(tl.bfloat16)
+        tl.store(parts_ptr + term * total.to(tl.int64) + at, part, mask=at < total)
+        phi -= part.to(tl.float32)
 
 
 @triton.jit(do_not_specialize=["M"])
@@ -71,7 +72,7 @@ def write_kernel(
 @triton.jit(do_not_specialize=["M"])
 def project_kernel(
     x_ptr,  # [M, n, C]
-    phi_ptr,  # [2, K, n C] bf16 (SPLIT) or [K, n C] float32
+    phi_ptr,  # [TERMS, K, n C] bf16 or, without TERMS, [K, n C] float32
     projected_ptr,  # [splits, M, KP] float32, written
     squares_ptr,  # [splits, SQUARES, M] float32, written
     M,
@@ -80,7 +81,7 @@ def project_kernel(
     K: tl.constexpr,
     KP: tl.constexpr,  # K rounded up to what a tensor-core product takes
     SPAN: tl.constexpr,  # columns of one split
-    SPLIT: tl.constexpr,
+    TERMS: tl.constexpr,
     SQUARES: tl.constexpr,  # 1: over all streams; n: one sum per stream
     BT: tl.constexpr,
     BC: tl.constexpr,
@@ -113,11 +114,10 @@ def project_kernel(
             else:
                 found = found + (squares[j] + wide * wide,)
             phi_at = k[:, None] * (n * C) + j * C + columns[None, :]
-            if SPLIT:
-                high = tl.load(phi_ptr + phi_at, mask=filled, other=0.0)
-                low = tl.load(phi_ptr + K * n * C + phi_at, mask=filled, other=0.0)
-                projected = dot(x, tl.trans(high), projected)
-                projected = dot(x, tl.trans(low), projected)
+            if TERMS > 0:
+                for term in tl.static_range(TERMS):
+                    phi = tl.load(phi_ptr + term * (K * n * C) + phi_at, mask=filled, other=0.0)
+                    projected = dot(x, tl.trans(phi), projected)
             else:
                 phi = tl.load(phi_ptr + phi_at, mask=filled, other=0.0)
                 projected = dot(wide, tl.trans(phi).to(tl.float32), projected)
