@@ -5,7 +5,7 @@ import inspect
 from rich.console import Console
 from rich.table import Table
 
-from resbench.architectures.registry import BrokenPlugin, Kind, Plugin, available
+from resbench.architectures.registry import BrokenPlugin, Kind, Plugin, available, bare_import_hint
 from resbench.architectures.sizes import SIZES
 
 KINDS: tuple[tuple[Kind, str], ...] = (("scheme", "Schemes"), ("task", "Tasks"), ("backbone", "Backbones"))
@@ -36,9 +36,6 @@ def describe(plugin: Plugin) -> str:
     try:
         target = plugin.load()
     except BrokenPlugin as error:
-        return (
-            f"BROKEN: {error.__cause__ and type(error.__cause__).__name__}: {error.__cause__}"
-            if error.__cause__
-            else f"BROKEN: {error}"
-        )
+        cause = error.__cause__
+        return f"BROKEN: {type(cause).__name__}: {cause}{bare_import_hint(cause)}" if cause else f"BROKEN: {error}"
     return (inspect.getdoc(target) or target.__qualname__).strip().splitlines()[0]
