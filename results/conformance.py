@@ -1,4 +1,4 @@
-"""Conformance beside results: what `resbench check-scheme NAME --json FILE` found, as a badge of the scheme's rows."""
+"""Conformance beside results: what `resbench check-scheme NAME --json FILE` (or ``--all``) found, as a badge of the scheme's rows."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ def load_badges(files: Iterable[Path]) -> dict[str, str]:
     for file in files:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            outcomes = found.setdefault(str(content["scheme"]), {"passed": [], "failed": [], "not applicable": []})
-            for check in content["checks"]:
-                outcomes[check["outcome"]].append(str(check["name"]))
+            for report in content if isinstance(content, list) else [content]:
+                outcomes = found.setdefault(str(report["scheme"]), {"passed": [], "failed": [], "not applicable": []})
+                for check in report["checks"]:
+                    outcomes[check["outcome"]].append(str(check["name"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{file}: not a file that `resbench check-scheme NAME --json FILE` wrote ({type(error).__name__}: {error})"

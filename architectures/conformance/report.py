@@ -44,6 +44,19 @@ class Report:
             words += ["--case", case_text(result.case)]
         return shlex.join(words)
 
+    @property
+    def badge(self) -> str:
+        """``passed/judged``: checks that do not apply are not judged."""
+        judged = [result for result in self.results if result.outcome != "not applicable"]
+        return f"{len(judged) - len(self.failures)}/{len(judged)}"
+
+    def line(self) -> str:
+        """The result in one line, for a table of many schemes."""
+        told = ", ".join(result.check.name for result in self.failures)
+        verdict = f"[bold red]{self.badge}[/] fails: {escape(told)}" if told else f"[green]{self.badge}[/]"
+        cost = f"  {escape(str(self.cost))}" if self.cost else ""
+        return f"{self.scheme:<18}{verdict}{cost}"
+
     def print(self, console: Console) -> None:
         """A line for each check, then each failure with the command that reproduces it."""
         table = Table(
@@ -74,8 +87,6 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, with a badge in the schema of shields.io endpoints under ``badge``."""
-        judged = [result for result in self.results if result.outcome != "not applicable"]
-        passed = len(judged) - len(self.failures)
         return {
             "scheme": self.scheme,
             "arguments": dict(self.arguments),
@@ -85,7 +96,7 @@ class Report:
             "badge": {
                 "schemaVersion": 1,
                 "label": "resbench conformance",
-                "message": f"{passed}/{len(judged)}",
+                "message": self.badge,
                 "color": "red" if self.failures else "brightgreen",
             },
             "checks": [

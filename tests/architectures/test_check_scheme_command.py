@@ -9,8 +9,9 @@ from broken_schemes import BreaksTheGraph, LeaksTheFuture
 
 from resbench.architectures.conformance import CHECKS, Subject
 from resbench.architectures.conformance.cost import measure_cost
-from resbench.architectures.registry import resolve
+from resbench.architectures.registry import available, resolve
 from resbench.harness.cli import main
+from resbench.results.conformance import load_badges
 
 
 def test_a_good_scheme_fits_one_screen_and_returns_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,6 +56,16 @@ def test_a_failure_returns_1_with_a_command_that_shows_it_again(
     assert "moving token 1 changes the output of token 0" in capsys.readouterr().out
 
 
+def test_all_schemes_are_a_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--only", "parameters", "--only", "mixing claims", "--json", str(tmp_path / "all.json")]
+    assert main(["check-scheme", "--all", *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(available("scheme"))
+    assert next(line for line in lines if line.startswith("mhc ")).split()[1] == "2/2"
+    assert next(line for line in lines if line.startswith("attnres ")).split()[1] == "1/1"  # it claims nothing
+    assert load_badges([tmp_path / "all.json"])["mhc"] == "2/2"
+
+
 def test_a_long_finding_leaves_the_other_columns_alone(capsys: pytest.CaptureFixture[str]) -> None:
     name = f"{BreaksTheGraph.__module__}.{BreaksTheGraph.__name__}"
     assert main(["check-scheme", name, "--only", "torch.compile", "--only", "mixing"]) == 1
@@ -72,6 +83,8 @@ def test_the_checks_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        ([], "give the name of a scheme"),
+        (["mhc", "--all"], "give the name of a scheme"),
         (["mch"], "unknown scheme 'mch'. Did you mean 'mhc'?"),
         (["mhc", "streams=4"], "has no argument 'streams': expected one of n_streams"),
         (["mhc", "4"], "'4': expected KEY=VALUE"),
