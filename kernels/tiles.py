@@ -45,7 +45,7 @@ def project_tile(rows: int, n: int, width: int, tokens: int, itemsize: int) -> T
     """Tile of the projection on ``rows`` rows of phi; ``parts`` is the number of column ranges a block of tokens is cut into."""
     columns = min(power_of_two(width, 16), 64 if itemsize == 2 and n * rows <= 128 else 32)
     parts = even_parts(-(-width // columns), -(-tokens // 64), 200, 4, 8)
-    return Tile(64, columns, 4, 3 if itemsize == 2 else 2, parts)
+    return Tile(64, columns, 4, (3 if n * rows <= 128 else 1) if itemsize == 2 else 2, parts)
 
 
 def gates_tile(splits: int = 1) -> Tile:
@@ -88,9 +88,9 @@ def read_sums_tile(n: int, width: int) -> Tile:
     return pieces(width, 1024 if n <= 4 else 512, 1, 4)
 
 
-def gather_tile(n: int, width: int, tokens: int, itemsize: int) -> Tile:
-    """Tile of the gathered gradient of x'; ``parts`` is the number of token ranges."""
-    columns = min(power_of_two(width, 16), 64 if n <= 4 and itemsize == 2 else 16)
+def gather_tile(rows: int, n: int, width: int, tokens: int, itemsize: int) -> Tile:
+    """Tile of the gathered gradient of x'; ``rows`` are phi's, ``parts`` is the number of token ranges."""
+    columns = min(power_of_two(width, 16), 64 if n * rows <= 128 and itemsize == 2 else 16)
     parts = even_parts(-(-tokens // 32), -(-width // columns), 1000, 8, 128)
     return Tile(32, columns, 4, 3 if itemsize == 2 and n <= 4 else 2, parts)
 
@@ -106,7 +106,7 @@ def learn_tile(rows: int, n: int, width: int, tokens: int, itemsize: int) -> Til
 
 def scatter_tile(n: int, width: int) -> Tile:
     """Tile of the write's backward, a warp per token; ``parts`` above 1 adds columns up late."""
-    return Tile(4, min(power_of_two(width, 16), 256), 4, 2 if width > 256 else 1, 1)
+    return Tile(4, min(power_of_two(width, 16), 256 if n <= 4 else 128), 4, 2 if width > 256 and n <= 4 else 1, 1)
 
 
 def norm_tile(width: int) -> Tile:

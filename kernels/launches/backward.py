@@ -37,6 +37,9 @@ def backward(
     reads = plan.reads and du is not None
     found_dpre = torch.empty(n, M, **wide) if reads else None
     norm = torch.empty(2, M, **wide) if reads and plan.norms else None
+    # many streams do not fit on chip together: then the read is kept for the last pass, and those before take one stream at a time
+    apart = plan.writes and n > UNROLLED
+    v = x.new_empty(M, C) if apart and norm is not None else None
     if reads and M:
         tile = tiles.read_sums_tile(n, C)
         read.read_sums_kernel[(cdiv(M, tile.tokens),)](
@@ -46,12 +49,14 @@ def backward(
             du,
             found_dpre,
             norm,
+            v,
             M,
             plan.norm_eps,
             n=n,
             C=C,
             NORMS=plan.norms,
             WEIGHS=weight is not None,
+            KEEPS=v is not None,
             BT=tile.tokens,
             BC=tile.columns,
             CHUNKS=tile.parts,
@@ -84,19 +89,29 @@ def backward(
         dweight = total(partial, weight, M) if partial is not None and weight is not None else None
     else:
         gradient, dweight = dout, None
-        if reads or projects:
+        if apart and projects:
+            assert q is not None
+            flat = (M, q.shape[0], n * C // q.shape[0])  # as many streams as there are norms
+            gradient, _ = gather_gradient(
+                plan, source.view(flat), None if dout is None else dout.view(flat), None, None, None, None, g, q, phi
+            )
+            gradient = gradient.view(M, n, C)
+        elif not apart and (reads or projects):
             gradient, dweight = gather_gradient(
                 plan, source, dout, used, pre, weight if reads else None, norm, g, q, phi if projects else None
             )
         elif dout is None:
             gradient = torch.zeros_like(x)
+        if v is not None and weight is not None and norm is not None:
+            dweight = weight_gradient(du, v, norm, weight)
         dphi = learn(source, g, phi) if projects and g is not None and phi is not None else None
         assert gradient is not None
         dx, dy, dpost_in, dres_in = gradient, None, None, None
         if plan.writes:
             assert y is not None
             assert post is not None
-            dx, dy, dpost_in, dres_in = scatter_gradient(plan, x, y, post, res, gradient)
+            read_back = (used, v, pre, weight, norm) if apart and reads else None
+            dx, dy, dpost_in, dres_in = scatter_gradient(plan, x, y, post, res, gradient, read_back)
     dpre_in = None
     if not projects and found_dpre is not None:
         dpre_in = found_dpre.T.contiguous()
@@ -119,7 +134,7 @@ def gather_gradient(
     M, n, C = joined.shape
     weighs = du is not None and plan.norms and weight is not None
     gradient = torch.empty_like(joined)
-    tile = tiles.gather_tile(n, C, M, joined.element_size())
+    tile = tiles.gather_tile(1 if g is None else g.shape[0], n, C, M, joined.element_size())
     extent = max(1, cdiv(cdiv(M, tile.tokens), tile.parts)) * tile.tokens
     dweight = torch.empty(max(1, cdiv(M, extent)), C, device=joined.device, dtype=torch.float32) if weighs else None
     if M:
@@ -184,14 +199,34 @@ def learn(joined: Tensor, g: Tensor, phi: Tensor) -> Tensor:
     return total(dphi, phi, M)
 
 
+def weight_gradient(du: Tensor | None, v: Tensor, norm: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of the norm's weight from a read v [M, C] that was kept."""
+    M, C = v.shape
+    columns = min(tiles.power_of_two(C, 16), 64)
+    extent = max(1, cdiv(cdiv(M, 32), 64)) * 32
+    partial = torch.empty(max(1, cdiv(M, extent)), C, device=v.device, dtype=torch.float32)
+    if M:
+        gather.weight_kernel[(cdiv(C, columns), cdiv(M, extent))](
+            du, v, norm, partial, M, extent, C=C, BT=32, BC=columns
+        )
+    return total(partial, weight, M)
+
+
 def scatter_gradient(
-    plan: Boundary, x: Tensor, y: Tensor, post: Tensor, res: Tensor | None, gradient: Tensor
+    plan: Boundary,
+    x: Tensor,
+    y: Tensor,
+    post: Tensor,
+    res: Tensor | None,
+    gradient: Tensor,
+    read_back: tuple[Tensor | None, ...] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The gradients of x, y, post and res from that of x'."""
+    """The gradients of x, y, post and res from that of x'; ``read_back`` (du, v, pre, weight, norm) adds what the read returns to the latter."""
     M, n, C = x.shape
     dx, dy = torch.empty_like(x), torch.empty_like(y)
     dpost, dres = torch.empty_like(post), torch.empty_like(res) if res is not None else None
     tile = tiles.scatter_tile(n, C)
+    du, v, pre, weight, norm = read_back or (None, None, None, None, None)
     if M:
         scatter.scatter_kernel[(cdiv(M, tile.tokens),)](
             x,
@@ -199,6 +234,11 @@ def scatter_gradient(
             post,
             res,
             gradient,
+            du,
+            v,
+            pre,
+            weight,
+            norm,
             dx,
             dy,
             dpost,
@@ -207,6 +247,9 @@ def scatter_gradient(
             n=n,
             C=C,
             MIXES=plan.mixes,
+            READS=du is not None,
+            NORMS=norm is not None,
+            WEIGHS=norm is not None and weight is not None,
             LATE=tile.parts > 1,
             BT=tile.tokens,
             BC=tile.columns,

@@ -143,3 +143,30 @@ def learn_kernel(
             dphi[j],
             mask=(k[:, None] < K) & within[None, :],
         )
+
+
+@triton.jit(do_not_specialize=["M", "RANGE"])
+def weight_kernel(
+    du_ptr,  # [M, C]
+    v_ptr,  # [M, C], the read before its norm
+    norm_ptr,  # [2, M]
+    dweight_ptr,  # [ranges, C] float32, written
+    M,
+    RANGE,
+    C: tl.constexpr,
+    BT: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """The gradient of the norm's weight by itself, for a read that was kept."""
+    part = tl.program_id(1)
+    columns = tl.program_id(0) * BC + tl.arange(0, BC)
+    within = columns < C
+    total = tl.zeros([BT, BC], tl.float32)
+    for start in range(part * RANGE, tl.minimum((part + 1) * RANGE, M), BT):
+        rows = (start + tl.arange(0, BT)).to(tl.int64)
+        inside = (rows < M)[:, None] & within[None, :]
+        at = rows[:, None] * C + columns[None, :]
+        du = tl.load(du_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        v = tl.load(v_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        total += du * v * tl.load(norm_ptr + rows, mask=rows < M, other=0.0)[:, None]
+    tl.store(dweight_ptr + part * C + columns, tl.sum(total, 0), mask=within)

@@ -64,12 +64,14 @@ def read_sums_kernel(
     du_ptr,  # [M, C]
     dpre_ptr,  # [n, M], written
     norm_ptr,  # [2, M], written: inverse RMS of v, and inverse^3 <w du, v> / C
+    v_ptr,  # [M, C], written (KEEPS)
     M,
     eps,
     n: tl.constexpr,
     C: tl.constexpr,
     NORMS: tl.constexpr,
     WEIGHS: tl.constexpr,
+    KEEPS: tl.constexpr,
     BT: tl.constexpr,
     BC: tl.constexpr,
     CHUNKS: tl.constexpr,
@@ -131,3 +133,13 @@ def read_sums_kernel(
     else:
         for j in tl.static_range(n):
             tl.store(dpre_ptr + j * M64 + rows, a[j], mask=live)
+    if KEEPS:  # the streams come from cache the second time
+        for chunk in tl.static_range(CHUNKS):
+            columns = chunk * BC + tl.arange(0, BC)
+            inside = live[:, None] & (columns < C)[None, :]
+            at = rows[:, None] * (n * C) + columns[None, :]
+            v = pre[0][:, None] * tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+            for j in tl.static_range(1, n):
+                v += pre[j][:, None] * tl.load(x_ptr + at + j * C, mask=inside, other=0.0).to(tl.float32)
+            out = v_ptr + rows[:, None] * C + columns[None, :]
+            tl.store(out, v.to(v_ptr.dtype.element_ty), mask=inside)

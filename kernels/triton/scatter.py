@@ -16,7 +16,12 @@ def scatter_kernel(
     y_ptr,  # [M, C]
     post_ptr,  # [M, n]
     res_ptr,  # [M, n, n]
-    gradient_ptr,  # [M, n, C]
+    gradient_ptr,  # [M, n, C], without what the read returns (READS)
+    du_ptr,  # [M, C] (READS)
+    v_ptr,  # [M, C] (NORMS): the read before its norm
+    pre_ptr,  # [M, n]
+    weight_ptr,  # [C] (WEIGHS)
+    norm_ptr,  # [2, M]
     dx_ptr,  # [M, n, C], written
     dy_ptr,  # [M, C], written
     dpost_ptr,  # [M, n], written
@@ -25,6 +30,9 @@ def scatter_kernel(
     n: tl.constexpr,
     C: tl.constexpr,
     MIXES: tl.constexpr,
+    READS: tl.constexpr,
+    NORMS: tl.constexpr,
+    WEIGHS: tl.constexpr,
     LATE: tl.constexpr,  # add columns up in every lane and across lanes once, at the end; costs registers
     BT: tl.constexpr,
     BC: tl.constexpr,
@@ -42,6 +50,13 @@ def scatter_kernel(
         for e in tl.static_range(n * n):
             res = res + (tl.load(res_ptr + rows * (n * n) + e, mask=live, other=0.0)[:, None],)
             sums = sums + (tl.zeros([BT, BC] if LATE else [BT], tl.float32),)
+    pre = ()
+    if READS:
+        for o in tl.static_range(n):
+            pre = pre + (tl.load(pre_ptr + rows * n + o, mask=live, other=0.0)[:, None],)
+        if NORMS:
+            inverse = tl.load(norm_ptr + rows, mask=live, other=0.0)[:, None]
+            pull = tl.load(norm_ptr + M.to(tl.int64) + rows, mask=live, other=0.0)[:, None]
     for start in tl.range(0, C, BC, num_stages=STAGES):
         columns = start + tl.arange(0, BC)
         inside = live[:, None]
@@ -50,9 +65,18 @@ def scatter_kernel(
         at = rows[:, None] * (n * C) + columns[None, :]
         narrow = rows[:, None] * C + columns[None, :]
         y = tl.load(y_ptr + narrow, mask=inside, other=0.0).to(tl.float32)
+        if READS:
+            dv = tl.load(du_ptr + narrow, mask=inside, other=0.0).to(tl.float32)
+            if WEIGHS:
+                dv = dv * tl.load(weight_ptr + columns, mask=columns < C, other=0.0).to(tl.float32)[None, :]
+            if NORMS:
+                dv = inverse * dv - pull * tl.load(v_ptr + narrow, mask=inside, other=0.0).to(tl.float32)
         gradients = ()
         for o in tl.static_range(n):
-            gradients = gradients + (tl.load(gradient_ptr + at + o * C, mask=inside, other=0.0).to(tl.float32),)
+            one = tl.load(gradient_ptr + at + o * C, mask=inside, other=0.0).to(tl.float32)
+            if READS:
+                one += pre[o] * dv
+            gradients = gradients + (one,)
         dy = post[0] * gradients[0]
         for o in tl.static_range(1, n):
             dy += post[o] * gradients[o]
