@@ -197,6 +197,12 @@ COLUMNS: tuple[DisplayColumn, ...] = (
         brief=3,
     ),
     DisplayColumn("missing", "No result", "Planned runs without a result, and why.", _missing, _not_run),
+    _text(
+        "conformance",
+        "Conforms",
+        "Checks of `resbench check-scheme` that the scheme passed, of those that apply to it.",
+        lambda c: c.conformance or NOTHING,
+    ),
     _counted(
         "tokens_per_s", "Tokens/s", "Training throughput, mean over complete runs.", lambda c: c.tokens_per_s, brief=3
     ),
@@ -251,12 +257,6 @@ COLUMNS: tuple[DisplayColumn, ...] = (
     ),
     _counted("n_streams", "Streams", "Residual streams.", lambda c: c.n_streams),
     _counted("sinkhorn_iterations", "Sinkhorn", "Sinkhorn iterations.", lambda c: c.sinkhorn_iterations),
-    _text(
-        "conformance",
-        "Conforms",
-        "Checks of `resbench check-scheme` that the scheme passed, of those that apply to it.",
-        lambda c: c.conformance or NOTHING,
-    ),
     _text("hardware", "Hardware", "What it ran on.", lambda c: one_and_more(c.hardware)),
     _text(
         "commit",

@@ -16,7 +16,7 @@ CHECKS: tuple[Check, ...] = (
     numerics.gradients,
     numerics.bfloat16,
     numerics.depth,
-    numerics.on_the_gpu,
+    numerics.triton,
     isolation.causality,
     isolation.batch_independence,
     isolation.determinism,

@@ -230,3 +230,14 @@ class ForgetsAnInitialValue(Sound):
 class UntypedConstructor(Sound):
     def __init__(self, width: int, n_sublayers: int, gain=1.0) -> None:  # type: ignore[no-untyped-def]
         super().__init__(width, n_sublayers, gain)
+
+
+class WrongKernel(Sound):
+    """What runs in float32 is not what is defined in float64."""
+
+    def exit(self, state: Tensor) -> Tensor:
+        total = super().exit(state)
+        return total if state.dtype == torch.float64 else total + 0.05 * state[..., 0, :]
+
+    def connection_flops(self) -> int:
+        return super().connection_flops() + 2 * self.width

@@ -1,7 +1,10 @@
 """`resbench check-scheme`: what it prints, writes, returns and refuses."""
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,7 +28,7 @@ def test_a_good_scheme_fits_one_screen_and_returns_0(tmp_path: Path, capsys: pyt
     assert found["conforms"] is True
     assert found["arguments"] == {"n_streams": 2}
     judged = [check["name"] for check in found["checks"] if check["outcome"] != "not applicable"]
-    assert {check.name for check in CHECKS} - set(judged) <= {"on the GPU"}
+    assert {check.name for check in CHECKS} - set(judged) <= {"Triton"}
     assert found["badge"] == {
         "schemaVersion": 1,
         "label": "resbench conformance",
@@ -73,6 +76,16 @@ def test_a_long_finding_leaves_the_other_columns_alone(capsys: pytest.CaptureFix
     assert row.split()[1] == "FAIL"
     assert row.rstrip().endswith("…")
     assert len(row.rstrip()) <= 150
+
+
+@pytest.mark.slow
+def test_the_interpreter_stands_in_for_a_gpu() -> None:
+    command = [str(Path(sys.executable).parent / "resbench"), "check-scheme", "single-pass-mhc", "--only", "Triton"]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"}, timeout=240
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "off on the interpreter" in ran.stdout or "off on NVIDIA" in ran.stdout
 
 
 def test_the_checks_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:

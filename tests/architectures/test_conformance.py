@@ -5,7 +5,7 @@ import pytest
 from architectures_support import SCHEMES
 
 from resbench.architectures import ResidualScheme
-from resbench.architectures.conformance import CHECKS, Case, Check, Subject, run_checks
+from resbench.architectures.conformance import CHECKS, Case, Check, Failed, Subject, numerics, run_checks
 from resbench.architectures.registry import resolve
 
 THOROUGH = {name for name, _ in SCHEMES.values()} | {"hc static", "attnres block", "denseformer 2x2", "laurel pa"}
@@ -85,3 +85,10 @@ def test_a_failure_is_reported_on_the_smallest_case() -> None:
     results = {result.check.name: result for result in run_checks(Subject(broken.StateIsAList))}
     assert results["shapes and dtypes"].found.startswith("the state is list, expected a tensor or a tuple of tensors")
     assert results["shapes and dtypes"].case == Case(1, 1, 1, 1)
+
+
+def test_a_kernel_that_is_not_its_definition_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numerics, "INTERPRETED", True)
+    assert "off on" in numerics.triton(broken.Sound)
+    with pytest.raises(Failed, match=r"the output is \d\.\d% off plain torch \[B=1 T=3 C=64, 1 sublayer\]"):
+        numerics.triton(broken.WrongKernel)
