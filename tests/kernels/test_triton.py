@@ -9,7 +9,9 @@ from resbench.kernels.check import check, run
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize(("tokens", "n", "width"), [(19, 4, 40), (5, 1, 48), (9, 3, 20), (17, 2, 24), (6, 8, 16), (0, 4, 32)])
+@pytest.mark.parametrize(
+    ("tokens", "n", "width"), [(19, 4, 40), (5, 1, 48), (9, 3, 20), (17, 2, 24), (6, 8, 16), (0, 4, 32)]
+)
 def test_operations_are_their_definition_in_float32(
     operation: str, tokens: int, n: int, width: int, device: str
 ) -> None:
