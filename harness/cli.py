@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "new-task": ("resbench.harness.scaffold:new_task", "NAME DIR: the same for a task"),
     "new-backbone": ("resbench.harness.scaffold:new_backbone", "NAME DIR: the same for a backbone"),
     "check-scheme": ("resbench.architectures.conformance.cli:main", "NAME: is a residual scheme what it says it is?"),
-    "bench": ("resbench.harness.bench.cli:main", "run | start | loss: the speed of training, beside a bare loop"),
+    "bench": ("resbench.harness.bench.cli:main", "run | start | loss | data: the speed of training and of its data"),
     "kernels": ("resbench.kernels.cli:main", "check | bench: the fused kernels"),
 }
 """Subcommand -> (where it is, what it does). A command takes the arguments after its name and returns an exit code."""

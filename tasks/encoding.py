@@ -84,7 +84,9 @@ class TokenizerEncoding:
         separator = np.array([self.separator], dtype=dtype)
         ids: list[TokenIds] = []
         counts: list[npt.NDArray[np.uint32]] = []
-        for text, encoded in zip(texts, self._tokenizer.encode_batch(texts, add_special_tokens=False), strict=True):
+        # Without offsets, which only the byte counts need, encoding is about twice as fast.
+        encode = self._tokenizer.encode_batch if count_bytes else self._tokenizer.encode_batch_fast
+        for text, encoded in zip(texts, encode(texts, add_special_tokens=False), strict=True):
             ids += [np.asarray(encoded.ids, dtype=dtype), separator]
             if count_bytes:
                 counts += [_bytes_per_id(text, encoded.offsets), np.zeros(1, dtype=np.uint32)]

@@ -118,7 +118,7 @@ class HubText(LanguageTask):
             return ByteEncoding()
         if self._bpe_size is None:
             return TokenizerEncoding(self.tokenizer, self.separator_token)
-        parts = {"recipe": self.recipe(), "val_fraction": self.val_fraction, "separator": self.separator_token}
+        parts = {"source": self._source(), "val_fraction": self.val_fraction, "separator": self.separator_token}
         key = hashlib.sha256(json.dumps([self.tokenizer, parts], sort_keys=True).encode()).hexdigest()[:20]
         file = trained_tokenizer(
             self.cache_dir / "tokenizers",
@@ -145,7 +145,11 @@ class HubText(LanguageTask):
                     yield document
 
     def recipe(self) -> dict[str, Any]:
-        shared = {"column": self.column, "limits": self.limits, "decontaminate": self.decontaminate}
+        return {**self._source(), "limits": self.limits, "decontaminate": self.decontaminate}
+
+    def _source(self) -> dict[str, Any]:
+        """Which documents there are; JSON values."""
+        shared = {"column": self.column}
         if self.path is None:
             stamps = {split: [_stamp(file) for file in files] for split, files in self.files.items()}
             return {**shared, "files": stamps, "format": self.format, "sample_by": self.sample_by}

@@ -1,10 +1,12 @@
-"""`resbench bench run | start | loss`: how fast a training run, its start and its loss are."""
+"""`resbench bench run | start | loss | data`: how fast a training run, its start, its loss and its data are."""
 
 import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from resbench.harness.bench.data_cli import add_data_command
 
 GPU_SHAPES = ("12x768:1024x64", "24x1024:2048x16", "16x2048:2048x8")
 CPU_SHAPES = ("2x96:64x4", "4x128:128x8")
@@ -152,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_common(command, "bench-loss")
     command.add_argument("--compile", action="store_true", help="compile on a CPU too, which takes a minute")
     command.set_defaults(command=loss)
+    add_data_command(commands)
     return parser
 
 
