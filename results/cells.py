@@ -82,6 +82,8 @@ class Cell:
     val_loss: Estimate
     bits_per_byte: float | None
     unigram_bits_per_byte: float | None
+    accuracy: float | None
+    chance_accuracy: float | None
     tokens_per_s: float | None
     peak_gib: float | None
     wall_s: float | None
@@ -207,6 +209,8 @@ def _cell(runs: pd.DataFrame) -> Cell:
         val_loss=mean_interval(list(losses.values())),
         bits_per_byte=_mean(complete["bits_per_byte"]),
         unigram_bits_per_byte=_mean(runs["unigram_bits_per_byte"]),
+        accuracy=_mean(complete["accuracy"]),
+        chance_accuracy=_mean(runs["chance_accuracy"]),
         tokens_per_s=_mean(complete["tokens_per_s"]),
         peak_gib=_mean(complete["peak_gib"]),
         wall_s=_mean(complete["wall_s"]),

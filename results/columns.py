@@ -188,6 +188,8 @@ COLUMNS: tuple[DisplayColumn, ...] = (
         lambda c: c.unigram_bits_per_byte,
         3,
     ),
+    _measured("accuracy", "Accuracy", "Share of right answers in validation.", lambda c: c.accuracy, 4, brief=2),
+    _measured("chance", "Chance", "Accuracy of a guess that does not solve the task.", lambda c: c.chance_accuracy, 4),
     DisplayColumn(
         "diverged",
         "Diverged",

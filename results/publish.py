@@ -9,9 +9,10 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from resbench.results.curves import load_curves, load_profiles
+from resbench.results.difficulty import load_accuracies
 from resbench.results.figures.drawing import Drawing
 from resbench.results.figures.numbers import METRICS
-from resbench.results.figures.study import NAMES, draw_study
+from resbench.results.figures.study import NAMES, SOMETIMES, draw_study
 from resbench.results.leaderboard import Leaderboard, to_csv, to_json
 from resbench.results.markdown import to_markdown
 from resbench.results.page import to_html
@@ -26,7 +27,10 @@ def files_of(leaderboard: Leaderboard, tracking_uri: str) -> dict[str, str | byt
     """
     run_ids = [str(run_id) for run_id in leaderboard.runs["run_id"]]
     drawings = draw_study(
-        leaderboard, load_curves(tracking_uri, run_ids, METRICS), load_profiles(tracking_uri, run_ids)
+        leaderboard,
+        load_curves(tracking_uri, run_ids, METRICS),
+        load_profiles(tracking_uri, run_ids),
+        load_accuracies(tracking_uri, run_ids),
     )
     files: dict[str, str | bytes] = {}
     for drawing in drawings:
@@ -57,7 +61,9 @@ def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
         for name in files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(staging / name, folder / name)
-        for name in {f"figures/{name}.{kind}" for name in NAMES for kind in ("svg", "png", "csv")} - set(files):
+        for name in {f"figures/{name}.{kind}" for name in (*NAMES, *SOMETIMES) for kind in ("svg", "png", "csv")} - set(
+            files
+        ):
             (folder / name).unlink(missing_ok=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -93,6 +93,10 @@ COLUMNS: tuple[Column, ...] = (
         "entropy of token frequencies alone",
         "float64",
     ),
+    _metric("accuracy", names.VAL_ACCURACY, "", "share of right answers in validation"),
+    _param(
+        "chance_accuracy", names.DATA_CHANCE_ACCURACY, "", "accuracy of a guess that does not solve the task", "float64"
+    ),
     _metric("train_loss", names.TRAIN_LOSS, "nats/token", "training loss"),
     _metric("tokens", names.PROGRESS_TOKENS, "tokens", "training tokens seen", "Int64"),
     _metric("flops", names.PROGRESS_FLOPS, "FLOP", "training FLOPs spent, connections included"),

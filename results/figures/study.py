@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from resbench.results.figures import accuracy
 from resbench.results.figures.comparison import difference_to_reference
 from resbench.results.figures.cost import throughput_and_memory
 from resbench.results.figures.drawing import Drawing
@@ -14,20 +15,28 @@ from resbench.results.figures.style import styles
 from resbench.results.leaderboard import Leaderboard
 
 NAMES = ("difference", "loss_tokens", "loss_compute", "loss_wall_clock", "gain_depth", "cost")
-"""Names of all figures, drawn or not."""
+"""Names of the figures every study has, drawn or not."""
+
+SOMETIMES = (accuracy.NAME,)
+"""Names of figures that only some studies have."""
 
 
-def draw_study(leaderboard: Leaderboard, curves: pd.DataFrame, profiles: pd.DataFrame) -> list[Drawing]:
+def draw_study(
+    leaderboard: Leaderboard, curves: pd.DataFrame, profiles: pd.DataFrame, accuracies: pd.DataFrame | None = None
+) -> list[Drawing]:
     """Every figure of a leaderboard, drawn or with the reason why not.
 
     Args:
         leaderboard: of `make_leaderboard`.
         curves: of `load_curves` for the leaderboard's runs and `numbers.METRICS`.
         profiles: of `load_profiles` for the same runs.
+        accuracies: of `load_accuracies` for them; without any there is no figure of them.
     """
     chosen = styles((cell.label, cell.scheme) for cell in leaderboard.cells)
     over_training = curve_numbers(leaderboard, curves)
+    graded = [] if accuracies is None or accuracies.empty else [accuracy.accuracy_numbers(leaderboard.runs, accuracies)]
     return [
+        *(accuracy.accuracy_over_difficulty(numbers, chosen) for numbers in graded),
         difference_to_reference(difference_numbers(leaderboard), chosen),
         loss_against_tokens(over_training, chosen),
         loss_against_compute(over_training, chosen),
