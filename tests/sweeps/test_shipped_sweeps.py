@@ -1,10 +1,15 @@
 """Every sweep file that comes with resbench loads, plans and trains: one step of a set of its cells in which every value occurs."""
 
+import io
 import math
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from resbench.architectures.registry import available
 from resbench.harness.fit import describe, fit
@@ -14,7 +19,8 @@ from resbench.sweeps.grid import Cell
 from resbench.sweeps.plan import Plan, make_plan
 from resbench.sweeps.spec import load_spec, shipped
 
-NAMES = ["demo", "depth", "ladder", "schemes", "sinkhorn", "streams"]
+TEXT = ["demo", "depth", "ladder", "schemes", "sinkhorn", "streams"]
+OTHERS = ["depth-tasks", "vision"]  # with data of their own
 # Smaller data, the file's own models: one step of one short sequence.
 SMALL = [
     "data=python-source",
@@ -27,7 +33,7 @@ QUIET = ["every={gain_sequences: 0, checkpoint: 0}", "trainer.enable_progress_ba
 
 
 def test_these_are_the_shipped_sweeps() -> None:
-    assert sorted(shipped()) == NAMES
+    assert sorted(shipped()) == sorted(TEXT + OTHERS)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +46,8 @@ def test_these_are_the_shipped_sweeps() -> None:
         ("sinkhorn", 2 + 6 * 2, 14 * 3),
         ("ladder", 5 * 5, 25 * (6 + 3)),
         ("schemes", 15, 15 * (5 + 3)),
+        ("depth-tasks", 7 * 4 * 4, 112 * 3),
+        ("vision", 2 * 4 * 6, 48 * 3),
         # per depth and clipping: resnet and n in 4, 8 of three schemes, each with 4 learning rates in one dtype and 2 in the other
         ("depth", 4 * 2 * 7 * (4 + 2), 336 * 2),
     ],
@@ -116,7 +124,7 @@ def covering(plan: Plan) -> list[Cell]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TEXT)
 def test_one_step_of_every_kind_of_cell(name: str, tmp_path: Path, empty_store: Path) -> None:
     spec = load_spec(name, [*SMALL, *QUIET])
     plan = make_plan(spec, describe)
@@ -134,3 +142,47 @@ def test_one_step_of_every_kind_of_cell(name: str, tmp_path: Path, empty_store: 
         assert result.tokens == 16
         assert result.val_loss is not None
         assert 0 < result.val_loss < 2 * math.log(257)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_one_step_of_every_task_and_network(name: str, tmp_path: Path, empty_store: Path) -> None:
+    spec = load_spec(name, QUIET)
+    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
+    chosen = covering(make_plan(spec))
+    assert {cell.labels["scheme"] for cell in chosen} == {level.label for level in spec.factors["scheme"]}
+    for cell in chosen:
+        config = cell.with_values({})
+        arguments = config["data"]["init_args"] | {"batch_size": 2}
+        if name == "vision":
+            column = "label" if cell.labels["data"] == "cifar10" else "fine_label"
+            arguments |= {"data_files": crops(tmp_path, column), "num_workers": 0, "val_fraction": 0.3, "val_images": 2}
+        else:
+            arguments |= {"val_sequences": 2}
+        config["data"]["init_args"] = (
+            arguments | {"cache_dir": str(tmp_path / "cache")} if name == "vision" else arguments
+        )
+        config |= {"budget": {"tokens": 2}, "output_dir": str(tmp_path), "tracking": {"experiment": name}}
+        path = tmp_path / "cell.yaml"
+        path.write_text(yaml.safe_dump(config))
+        result = fit(["--config", str(path)])
+        assert result.outcome == "complete", (cell.id, result.reason)
+        assert result.val_loss is not None
+        assert math.isfinite(result.val_loss)
+
+
+def crops(folder: Path, label_column: str) -> str:
+    """Real photographs in CIFAR's layout: 32 x 32 crops of the two that scikit-learn ships (CC BY 2.0), which photograph it is as the label."""
+    file = folder / f"{label_column}.parquet"
+    if file.exists():
+        return str(file)
+    rows, labels = [], []
+    for label, name in enumerate(("china.jpg", "flower.jpg")):
+        photograph = load_sample_image(name)
+        for corner in range(10):
+            content = io.BytesIO()
+            Image.fromarray(photograph[32 * corner :][:32, 40 * corner :][:, :32]).save(content, "PNG")
+            rows.append({"bytes": content.getvalue(), "path": None})
+            labels.append(label)
+    pq.write_table(pa.table({"img": rows, label_column: labels}), file)
+    return str(file)
