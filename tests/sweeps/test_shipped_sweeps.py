@@ -32,6 +32,11 @@ SMALL = [
 QUIET = ["every={gain_sequences: 0, checkpoint: 0}", "trainer.enable_progress_bar=false"]
 
 
+def uncounted(argv: list[str]) -> dict[str, int]:
+    """In place of building every model of a large grid; the cells that are trained below are counted for real."""
+    return dict.fromkeys(("params_total", "params_connection", "flops_per_token", "steps", "tokens"), 1)
+
+
 def test_these_are_the_shipped_sweeps() -> None:
     assert sorted(shipped()) == sorted(TEXT + OTHERS)
 
@@ -53,7 +58,7 @@ def test_these_are_the_shipped_sweeps() -> None:
     ],
 )
 def test_the_grid_is_what_the_file_says_it_is(name: str, cells: int, runs: int) -> None:
-    plan = make_plan(load_spec(name))
+    plan = make_plan(load_spec(name), uncounted if name in OTHERS else None)
     assert len(plan.cells) == cells
     assert plan.runs == runs
     assert len({cell.cell.id for cell in plan.cells}) == len(plan.cells)
@@ -149,7 +154,7 @@ def test_one_step_of_every_kind_of_cell(name: str, tmp_path: Path, empty_store: 
 def test_one_step_of_every_task_and_network(name: str, tmp_path: Path, empty_store: Path) -> None:
     spec = load_spec(name, QUIET)
     (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
-    chosen = covering(make_plan(spec))
+    chosen = covering(make_plan(spec, uncounted))
     assert {cell.labels["scheme"] for cell in chosen} == {level.label for level in spec.factors["scheme"]}
     for cell in chosen:
         config = cell.with_values({})
