@@ -7,13 +7,15 @@ from pathlib import Path
 from string import Template
 
 from resbench.architectures.registry import GROUPS, Kind, available
+from resbench.harness.invocation import command
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-NEXT = {
-    "scheme": "resbench check-scheme {name}",
-    "task": "resbench fit --data {name} --model.backbone.size 100k",
-    "backbone": "resbench fit --model.backbone {name}",
+NEXT: dict[Kind, tuple[str, ...]] = {
+    "scheme": ("check-scheme", "{name}"),
+    "task": ("fit", "--data", "{name}", "--model.backbone.size", "100k"),
+    "backbone": ("fit", "--model.backbone", "{name}"),
 }
+"""What to run once the package is installed."""
 
 
 def new_scheme(argv: list[str]) -> int:
@@ -41,7 +43,8 @@ def _command(kind: Kind, argv: list[str]) -> int:
     options = parser.parse_args(argv)
     written = write_package(kind, options.name, options.directory)
     print(f"{options.directory}: {', '.join(str(path.relative_to(options.directory)) for path in written)}")
-    print(f"next: pip install -e {options.directory} && {NEXT[kind].format(name=options.name)}")
+    tried = command(*(word.format(name=options.name) for word in NEXT[kind]))
+    print(f"next: pip install -e {options.directory} && {tried}")
     return 0
 
 

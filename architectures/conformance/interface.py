@@ -36,12 +36,13 @@ def constructor(subject: Subject, case: Case) -> str:
     SHAPES,
 )
 def shapes(subject: Subject, case: Case) -> str:
-    try:
-        scheme = subject.build(case.width, case.sublayers)
-    except ValueError as refusal:
-        if case.width == subject.width:
-            raise
-        return f"refuses C={case.width}: {refusal}"
+    refused = [str(width) for width in sorted({c.width for c in SHAPES} - {0}) if not subject.accepts(width)]
+    told = "float32, float64, bfloat16; B, T, C of 1 and odd"
+    if refused:
+        told += f"; refuses C = {', '.join(refused)}"
+    if str(case.width) in refused:
+        return told
+    scheme = subject.build(case.width, case.sublayers)
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         model = subject.stack(scheme.to(torch.float64 if dtype == torch.float64 else torch.float32))
         x = embeddings(case.batch, case.length, case.width, dtype=dtype)
@@ -60,7 +61,7 @@ def shapes(subject: Subject, case: Case) -> str:
         if problem := state_problem(state):
             raise Failed(f"{problem} after the last sublayer")
         expect(scheme.exit(state), x, "exit(state)")
-    return "float32, float64, bfloat16; B, T, C of 1 and odd"
+    return told
 
 
 def expect(found: object, x: Tensor, what: str) -> None:

@@ -56,6 +56,14 @@ class Subject:
             torch.manual_seed(0)
             return self.scheme(width, sublayers, **{**self.arguments, **arguments})
 
+    def accepts(self, width: int) -> bool:
+        """Whether a scheme of this width can be built; a ValueError is a refusal."""
+        try:
+            self.build(width, 2)
+        except ValueError:
+            return False
+        return True
+
     @cached_property
     def width(self) -> int:
         """The smallest width from 4 on that the scheme accepts. Raises ValueError with the scheme's own words when it accepts none."""

@@ -92,3 +92,10 @@ def test_a_kernel_that_is_not_its_definition_is_noticed(monkeypatch: pytest.Monk
     assert "off on" in numerics.triton(broken.Sound)
     with pytest.raises(Failed, match=r"the output is \d\.\d% off plain torch \[B=1 T=3 C=64, 1 sublayer\]"):
         numerics.triton(broken.WrongKernel)
+
+
+def test_widths_a_scheme_refuses_are_reported_and_not_held_against_it() -> None:
+    by_name = {check.name: check for check in CHECKS}
+    found = by_name["shapes and dtypes"](Subject(resolve("scheme", "frac-connections"), {"n_fractions": 4}))
+    assert found.endswith("; refuses C = 1, 3, 5")
+    assert "refuses" not in by_name["shapes and dtypes"](Subject(resolve("scheme", "mhc")))
