@@ -14,7 +14,7 @@ PANELS = (
     ("largest entry of each output", ("output_max",), True),
     ("largest entry of the loss's gradient by each output", ("gradient_max",), True),
     ("largest entry of the residual state", ("state_max",), True),
-    ("entries that are not finite", ("output_nonfinite", "gradient_nonfinite"), False),
+    ("entries that are not finite", ("nonfinite_output", "nonfinite_gradient"), False),
 )
 """The figure's, as `structure_figure.PANELS`."""
 
@@ -61,10 +61,10 @@ def diagnose(network: nn.Module, batch: Batch) -> Diagnosis:
         "kind": [_kind(network, i) for i in range(len(outputs))],
         "output_max": [_largest(y) for y in outputs],
         "output_rms": [_rms(y) for y in outputs],
-        "output_nonfinite": [_nonfinite(y) for y in outputs],
+        "nonfinite_output": [_nonfinite(y) for y in outputs],
         "gradient_max": [_largest(g) for g in gradients],
         "gradient_rms": [_rms(g) for g in gradients],
-        "gradient_nonfinite": [_nonfinite(g) for g in gradients],
+        "nonfinite_gradient": [_nonfinite(g) for g in gradients],
         "state_max": [_largest(state) for state in states],
     }
     broken = [name for name, p in network.named_parameters() if _nonfinite(p)]
@@ -75,7 +75,7 @@ def diagnose(network: nn.Module, batch: Batch) -> Diagnosis:
 def _culprit(columns: dict[str, list[Any]], finite_logits: bool, broken: list[str]) -> tuple[int | None, str]:
     """The first sublayer whose output is not finite; else the first in the order of the backward pass whose gradient is not; else the largest."""
     already = f"; {len(broken)} weights were not finite before it ({', '.join(broken[:3])})" if broken else ""
-    outputs, gradients = columns["output_nonfinite"], columns["gradient_nonfinite"]
+    outputs, gradients = columns["nonfinite_output"], columns["nonfinite_gradient"]
     for i, count in enumerate(outputs):
         if count:
             return i, f"the output of sublayer {i} ({columns['kind'][i]}) is the first that is not finite{already}"

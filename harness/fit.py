@@ -20,13 +20,12 @@ from resbench.harness.preemption import Notice
 from resbench.harness.preload import preload
 from resbench.harness.quiet import quiet_libraries
 from resbench.harness.record import Facts, count, device_of, open_run
-from resbench.harness.store import default_tracking_uri, open_store
+from resbench.harness.store import brief_requests, default_tracking_uri, open_store
+from resbench.harness.system_metrics import SystemMetrics
 from resbench.harness.tracking import TrackedRun
 from resbench.harness.training import Training
 
 __all__ = ["Pruned", "RunResult", "describe", "fit"]
-
-SYSTEM_METRICS_EVERY_S = 4
 
 preload()  # on import: see there
 
@@ -75,7 +74,7 @@ def fit(
     and SIGUSR1 as `Preempted`, after a checkpoint.
     """
     start.begin()
-    with quiet_libraries(), Notice() as notice:
+    with quiet_libraries(), brief_requests(), Notice() as notice:
         cli = parse(argv)
         facts = count(cli)
         start.mark("config")
@@ -168,7 +167,8 @@ def _train(
     reason, more = "", dict[str, str | None]()
     diverged: Diverged | None = None
     training = Training(job.cli, job.facts, run, job.folder, on_validation, job.notice)
-    system = _system_metrics(run.run_id, uri)
+    system = SystemMetrics(run, uri)
+    system.start()
     try:
         if others is not None:
             others.begin({"folder": str(job.folder), "checkpoint": job.checkpoint and str(job.checkpoint)})
@@ -255,15 +255,3 @@ def _accompany(cli: RunCLI, facts: Facts, output: Path, run_id: str | None, noti
     finally:
         ranks.leave()
     return RunResult("", "complete", training.validation.last_loss, training.tokens)
-
-
-def _system_metrics(run_id: str, uri: str) -> Any:
-    """MLflow's sampler of CPU, memory, disk, network and GPU use; it samples from a thread and ends with `finish`."""
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-    # MLflow's ten seconds would leave a short run without a sample; its environment variable still has the last word.
-    monitor = SystemMetricsMonitor(
-        run_id, sampling_interval=SYSTEM_METRICS_EVERY_S, resume_logging=True, tracking_uri=uri
-    )
-    monitor.start()
-    return monitor

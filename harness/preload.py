@@ -14,6 +14,7 @@ LATE = (
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_workspace_store",
     "mlflow.system_metrics.system_metrics_monitor",
+    "resbench.harness.system_metrics",
     "resbench.architectures.backbones.transformer",
     "resbench.architectures.schemes.mhc",
     "resbench.tasks.python_source",

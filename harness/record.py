@@ -120,6 +120,7 @@ def open_run(
     run = TrackedRun(client, run_id, Path(cli.output_dir) / run_id / "unsent-metrics.json")
     if earlier:
         run.skip_what_is_logged()
+        run.recover()
     run.set_tags(
         {
             **own,

@@ -8,7 +8,8 @@ import logging
 import os
 import socket
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CONNECT_TIMEOUT_S = 5.0
+REQUEST_TIMEOUT_S = 30.0
 DATABASE = "mlflow.db"
 _QUIET = ("alembic", "mlflow.store.db.utils", "mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking.fluent")
 _SERVERS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -180,21 +182,29 @@ def _connect(uri: str) -> "MlflowClient":
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    # MLflow retries for minutes by default. Whether the store answers at all must be known in seconds; a run has its own patience later on.
-    patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(int(CONNECT_TIMEOUT_S))}
-    before = {name: os.environ.get(name) for name in patience}
-    os.environ.update({name: value for name, value in patience.items() if before[name] is None})
     try:
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
+        with brief_requests(CONNECT_TIMEOUT_S):
+            client = MlflowClient(uri)
+            client.search_experiments(max_results=1)
     except MlflowException as error:
         if "out-of-date database schema" in str(error):
             raise ValueError(
                 f"the MLflow database {uri} was written by another version of MLflow: {error.message}"
             ) from error
         raise ConnectionError(f"the tracking store {uri} does not answer: {error.message}") from error
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
     return client
+
+
+@contextmanager
+def brief_requests(timeout_s: float = REQUEST_TIMEOUT_S) -> Iterator[None]:
+    """Let MLflow's requests fail within seconds, where it would go on for minutes: whether a store answers must be known soon, and a run has a
+    patience of its own. What the user's environment says has precedence.
+    """
+    patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(int(timeout_s))}
+    ours = {name: value for name, value in patience.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)

@@ -23,7 +23,7 @@ PARAMS = 100
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
 SEND_EVERY_S = 2.0
-LONGEST_WAIT_S = 30.0
+LONGEST_WAIT_S = 10.0
 CLOSE_TIMEOUT_S = 120.0
 
 
@@ -82,6 +82,19 @@ class TrackedRun:
             self._pending += [Metric(*point) for point in points if point[3] not in self._logged.get(point[0], ())]
             self._start()
 
+    def unsent_texts(self) -> dict[str, str]:
+        """Text artifacts that are still queued."""
+        with self._wake:
+            return dict(self._texts)
+
+    def recover(self) -> None:
+        """Queue what an earlier process of this run could not send by its end, as it left it in the spool file."""
+        if self._spool.exists():
+            kept = json.loads(self._spool.read_text(encoding="utf-8"))
+            self.requeue([(m["key"], m["value"], m["timestamp"], m["step"]) for m in kept["metrics"]])
+            for artifact, content in kept["texts"].items():
+                self.log_text_later(content, artifact)
+
     def log_text_later(self, content: str, artifact: str) -> None:
         """Queue a text artifact; returns at once. Of several versions of one artifact that wait, the last is sent."""
         with self._wake:
@@ -111,17 +124,44 @@ class TrackedRun:
         with self._wake:
             self._closing = True
             self._wake.notify_all()
-        if not sent:
+        if sent:
+            self._spool.unlink(missing_ok=True)
+        else:
             points = [{"key": m.key, "value": m.value, "timestamp": m.timestamp, "step": m.step} for m in self._pending]
             self._spool.parent.mkdir(parents=True, exist_ok=True)
-            self._spool.write_text(json.dumps({"run_id": self.run_id, "metrics": points}), encoding="utf-8")
-            log.warning("MLflow did not take %d metric values in time; they are in %s", len(points), self._spool)
+            kept = {"run_id": self.run_id, "metrics": points, "texts": self._texts}
+            self._spool.write_text(json.dumps(kept), encoding="utf-8")
+            log.warning(
+                "MLflow did not take %d metric values in time; they are in %s, and the same command with --resume %s sends them",
+                len(points),
+                self._spool,
+                self.run_id,
+            )
 
-    def finish(self, tags: Mapping[str, str | None], status: str) -> None:
-        """Send everything, set the last tags and give the run its final status (FINISHED, FAILED or KILLED)."""
-        self.close()
-        self.set_tags(tags)
-        self.client.set_terminated(self.run_id, status)
+    def finish(self, tags: Mapping[str, str | None], status: str, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Send everything, set the last tags and give the run its final status (FINISHED, FAILED or KILLED).
+
+        A store that is away is waited for; if it does not come back in time the run ends all the same, with a warning.
+        """
+        deadline = time.monotonic() + timeout_s
+        self.close(timeout_s)
+        wait = 0.5
+        while True:
+            try:
+                self.set_tags(tags)
+                self.client.set_terminated(self.run_id, status)
+                return
+            except Exception as error:  # whatever the store's trouble is, what was trained is trained
+                if time.monotonic() + wait > deadline:
+                    log.warning(
+                        "MLflow did not take how the run ended (%s): %s; the same command with --resume %s says it again",
+                        tags.get("outcome") or status,
+                        _first_line(error),
+                        self.run_id,
+                    )
+                    return
+            time.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT_S)
 
     def set_tags(self, tags: Mapping[str, str | None]) -> None:
         """Set tags, leaving out those that are None."""

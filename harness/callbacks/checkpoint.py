@@ -59,8 +59,11 @@ class Checkpoint(LightningCheckpoint):
         return path
 
     def state_dict(self) -> dict[str, Any]:
-        return {"unsent": self._context.run.unsent() if self._context.run is not None else []}
+        run = self._context.run
+        return {"unsent": run.unsent(), "texts": run.unsent_texts()} if run is not None else {"unsent": [], "texts": {}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self._context.run is not None:
             self._context.run.requeue(state_dict["unsent"])
+            for artifact, content in state_dict["texts"].items():
+                self._context.run.log_text_later(content, artifact)

@@ -44,7 +44,7 @@ def test_the_sublayer_that_broke_is_named(argv: Argv, output_dir: Path, scheme: 
     assert (found["step"], found["offending_sublayer"], found["weights_nonfinite"]) == (14, 3, [])
     assert found["last_good_checkpoint"] == str(good)
     assert found["kind"] == ["Attention", "SwiGLU"] * 3
-    counts = found[f"{place}_nonfinite"]
+    counts = found[f"nonfinite_{place}"]
     assert counts[3] > 0
     # Forward, what comes after is infected and what came before is not; backward, the other way round.
     before, after = (counts[:3], counts[4:]) if place == "output" else (counts[4:], counts[:3])

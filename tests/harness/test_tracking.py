@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness_support import history
+from harness_support import Argv, history
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from resbench.harness import tracking
+from resbench.harness.fit import fit
 from resbench.harness.store import default_tracking_uri, experiment_id, open_store
 from resbench.harness.tracking import TrackedRun, flatten
 
@@ -89,6 +90,36 @@ def test_what_the_store_never_takes_is_kept_in_a_file(client: MlflowClient, run_
     kept = json.loads((tmp_path / "runs" / "unsent.json").read_text())
     assert kept["run_id"] == run_id
     assert [(m["key"], m["value"], m["step"]) for m in kept["metrics"]] == [("a", 1.5, 7)]
+
+
+def test_a_run_ends_without_its_store_and_is_completed_by_resuming(
+    argv: Argv, output_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store goes away in mid-run and stays away: the run has its result, and what was not sent is sent when it is resumed."""
+    client_class = type(open_store(default_tracking_uri(output_dir)))
+
+    def away(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("server is down")
+
+    def leave(tokens: int, loss: float) -> None:
+        if tokens == 1024:
+            for name in ("log_batch", "log_text", "set_terminated"):
+                monkeypatch.setattr(client_class, name, away)
+
+    monkeypatch.setattr(TrackedRun.finish, "__defaults__", (0.5,))
+    arguments = argv("--trainer.log_every_n_steps=1")
+    result = fit(arguments, on_validation=leave)
+    assert result.outcome == "complete"
+    assert f"--resume {result.run_id} sends them" in caplog.text
+    spool = output_dir / result.run_id / "unsent-metrics.json"
+    assert json.loads(spool.read_text())["texts"]["stability/profile_5120.json"]
+    monkeypatch.undo()
+    fit([*arguments, f"--resume={result.run_id}"])
+    assert not spool.exists()
+    assert [step for step, _ in history(output_dir, result.run_id, "train/loss")] == list(range(128, 5121, 128))
+    assert [step for step, _ in history(output_dir, result.run_id, "val/loss")] == list(range(0, 5121, 512))
+    run = open_store(default_tracking_uri(output_dir)).get_run(result.run_id)
+    assert (run.info.status, run.data.tags["outcome"]) == ("FINISHED", "complete")
 
 
 def test_a_resumed_run_skips_steps_it_has_and_sends_what_was_left(
