@@ -32,7 +32,9 @@ def unsafe(source: str) -> list[str]:
         name, given = ast.unparse(node.func), {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
         if (
             name in FORBIDDEN
-            or (name == "yaml.load" and "SafeLoader)" not in source)  # a loader of one's own has to be built on the safe one
+            or (
+                name == "yaml.load" and "SafeLoader)" not in source
+            )  # a loader of one's own has to be built on the safe one
             or (name == "torch.load" and given.get("weights_only") != "True")
             or given.get("allow_pickle", "False") != "False"
             or given.get("weights_only", "True") not in ("True", "None")
