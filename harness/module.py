@@ -195,7 +195,8 @@ class LanguageModel(LightningModule):
         else:
             self.grad_norm = nn.utils.get_total_norm([p.grad for p in parameters])
             if gradient_clip_val:
-                self._clip(optimizer, parameters, self.grad_norm / float(gradient_clip_val))
+                scaled = self.trainer.precision in ("16-mixed", "16-true")
+                clip(optimizer, parameters, self.grad_norm / float(gradient_clip_val), scaled)
         self._spare_weights(optimizer, self.grad_norm)
 
     def _spare_weights(self, optimizer: Optimizer, norm: Any) -> None:
@@ -204,15 +205,6 @@ class LanguageModel(LightningModule):
         self._broken = broken if self._broken is None else self._broken | broken
         if optimizer.param_groups[0].get("fused") and self.trainer.precision not in ("16-mixed", "16-true"):
             optimizer.found_inf = self._broken.float()  # type: ignore[attr-defined]
-
-    def _clip(self, optimizer: Optimizer, parameters: list[nn.Parameter], excess: Tensor) -> None:
-        """Divide all gradients by ``excess`` where that is above one; the fused AdamW does it on the way, which saves a pass over them."""
-        divisor = excess.clamp(min=1.0)
-        plain = type(divisor) is Tensor and self.trainer.precision not in ("16-mixed", "16-true")
-        if plain and optimizer.param_groups[0].get("fused"):
-            optimizer.grad_scale = divisor.float()  # type: ignore[attr-defined]
-        else:
-            nn.utils.clip_grads_with_norm_(parameters, 1.0, excess)
 
     def configure_optimizers(self) -> Any:
         steps = self.trainer.max_steps
@@ -238,6 +230,17 @@ class LanguageModel(LightningModule):
             (kept if name in spared or parameter.ndim < 2 else decayed).append(parameter)
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": kept, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
+
+
+def clip(optimizer: Optimizer, parameters: list[nn.Parameter], excess: Tensor, scaled: bool = False) -> None:
+    """Divide all gradients by ``excess`` (their norm over the limit) where that is above one.
+
+    The fused AdamW does it on its way, saving a pass over the gradients; not for sharded ones, nor where loss scaling (``scaled``) needs that way.
+    """
+    if optimizer.param_groups[0].get("fused") and type(excess) is Tensor and not scaled:
+        optimizer.grad_scale = excess.clamp(min=1.0).float()  # type: ignore[attr-defined]
+    else:
+        nn.utils.clip_grads_with_norm_(parameters, 1.0, excess)
 
 
 def attention_kernels(choice: Attention, device: torch.device) -> contextlib.AbstractContextManager[None]:

@@ -5,12 +5,14 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from resbench.architectures.schemes.resnet import ResNet
 from resbench.harness.store import default_tracking_uri, open_store
@@ -156,3 +158,33 @@ class Spoil(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient * math.inf
+
+
+class Watch(Callback):
+    """Counts, for every step, how often a value was fetched from a tensor: on a GPU each would wait for the device."""
+
+    fetched: ClassVar[list[int]] = []
+
+    def __init__(self) -> None:
+        self._mode = _CountFetches()
+        Watch.fetched = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._mode.count = 0
+        self._mode.__enter__()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._mode.__exit__(None, None, None)
+        Watch.fetched.append(self._mode.count)
+
+
+class _CountFetches(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,121 @@
+"""What a training step does and does not do: no wait for the device but at readings, every millisecond in one part, clipping in the optimizer."""
+
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from harness_support import Watch, history
+from torch import nn
+
+from resbench.harness import names
+from resbench.harness.breakdown import ActivationMemory, StepBreakdown
+from resbench.harness.config import parse
+from resbench.harness.fit import fit
+from resbench.harness.module import clip
+
+Argv = Callable[..., list[str]]
+
+
+def test_no_step_waits_for_the_device_but_at_readings(argv: Argv) -> None:
+    steps = 12
+    watched = argv(
+        "--trainer.callbacks=harness_support.Watch", f"--budget.tokens={steps * 128}", "--trainer.log_every_n_steps=4"
+    )
+    assert fit([*watched, "--every.validation=100000", "--every.checkpoint=0"]).outcome == "complete"
+    reading = [step % 4 == 0 for step in range(1, steps + 1)]
+    assert len(Watch.fetched) == steps
+    for step, (count, reads) in enumerate(zip(Watch.fetched, reading, strict=True), 1):
+        assert reads or count == 0, f"step {step} fetched {count} values"
+    assert sum(Watch.fetched) > 0  # the watch sees the readings
+
+
+@pytest.mark.gpu
+def test_no_step_synchronises_on_a_gpu(argv: Argv) -> None:
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fit(
+                argv(
+                    "--trainer.accelerator=gpu",
+                    "--trainer.log_every_n_steps=40",
+                    "--every.validation=5120",
+                    "--every.checkpoint=0",
+                )
+            )
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    found = [str(w.message) for w in caught if "synchronizing" in str(w.message)]
+    # The untrained validation, the two readings and the last validation fetch values; 38 steps between them must not.
+    assert len(found) < 38, found[:3]
+
+
+def test_parts_of_a_step_on_a_cpu() -> None:
+    breakdown = StepBreakdown(torch.device("cpu"))
+    for wait in (0.03, 0.0):
+        breakdown.ready()
+        time.sleep(wait)
+        breakdown.start()
+        time.sleep(0.01)
+        breakdown.reached()
+        time.sleep(0.02)
+        breakdown.reached()
+        breakdown.reached()
+    found = breakdown.read(2)
+    assert list(found) == ["data", "forward", "backward", "optimizer"]
+    assert found["data"] >= 15 > found["optimizer"]
+    assert found["forward"] >= 10
+    assert found["backward"] >= 20
+    assert breakdown.read(2) == {}  # read once
+
+
+def test_a_wait_that_was_interrupted_is_no_wait_for_data() -> None:
+    breakdown = StepBreakdown(torch.device("cpu"))
+    breakdown.ready()
+    time.sleep(0.02)  # a validation, say
+    breakdown.interrupted()
+    breakdown.start()
+    for _ in range(3):
+        breakdown.reached()
+    assert "data" not in breakdown.read(1)
+
+
+def test_activations_are_what_autograd_saves() -> None:
+    network = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+    memory = ActivationMemory(torch.device("cpu"), network)
+    memory.start()
+    network(torch.randn(32, 8, requires_grad=True)).sum()
+    memory.end()
+    # The input [32, 8] for the first weight's gradient, and tanh's result [32, 16], which the second product shares.
+    assert memory.read() == 4 * (32 * 8 + 32 * 16)
+    memory.start()
+    memory.end()
+    assert memory.read() == 4 * (32 * 8 + 32 * 16)  # counted in the first pass only
+
+
+@pytest.mark.parametrize("limit", [0.5, 1e6])
+def test_the_fused_optimizer_clips_as_torch_does(argv: Argv, limit: float) -> None:
+    """One step of each from the same weights and gradients."""
+    weights = []
+    for fused in (True, False):
+        network = parse(argv()).model.build(257, 32)
+        for at, parameter in enumerate(network.parameters()):
+            parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(at))
+        optimizer = torch.optim.AdamW(network.parameters(), lr=0.1, fused=fused)
+        norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+        clip(optimizer, list(network.parameters()), norm / limit)
+        optimizer.step()
+        assert hasattr(optimizer, "grad_scale") == fused
+        weights.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-6)
+
+
+def test_clipping_can_be_switched_off(argv: Argv, output_dir: Path) -> None:
+    losses = []
+    for limit in ("null", "1e-9"):
+        result = fit(argv(f"--trainer.gradient_clip_val={limit}", "--budget.tokens=1280", "--model.eps=1.0"))
+        losses.append(history(output_dir, result.run_id, names.TRAIN_LOSS)[-1][1])
+    assert losses[0] < losses[1] - 0.01  # with eps = 1, AdamW takes no steps on gradients that were clipped to nothing
