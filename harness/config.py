@@ -70,10 +70,12 @@ class Tracking:
     ----------
     uri: MLflow tracking URI; null means MLFLOW_TRACKING_URI, or a SQLite database in the output directory.
     experiment: name of the MLflow experiment.
+    weights: log the weights of a complete run as an MLflow model, which anyone with access to the store can load; 4 bytes a parameter.
     """
 
     uri: str | None = None
     experiment: str = "resbench"
+    weights: bool = True
 
 
 DECIDED_BY_US: dict[str, str] = {

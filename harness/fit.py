@@ -16,10 +16,11 @@ from resbench.harness.config import GROUPED, RunCLI, parse, world_size
 from resbench.harness.errors import Preempted
 from resbench.harness.hardware import is_out_of_memory, memory_metrics
 from resbench.harness.holding import AUTO, held, unfinished_run
+from resbench.harness.logged_model import log_model
 from resbench.harness.preemption import Notice
 from resbench.harness.preload import preload
 from resbench.harness.quiet import quiet_libraries
-from resbench.harness.record import Facts, count, device_of, open_run
+from resbench.harness.record import Facts, count, device_of, open_run, run_tags
 from resbench.harness.store import brief_requests, default_tracking_uri, open_store
 from resbench.harness.system_metrics import SystemMetrics
 from resbench.harness.tracking import TrackedRun
@@ -199,6 +200,8 @@ def _train(
     if outcome == "oom":
         run.log(memory_metrics(training.device), training.tokens)
     tags = {names.TAG_OUTCOME: outcome, names.TAG_REASON: reason or None, **more}
+    if outcome == "complete" and job.cli.tracking.weights:
+        log_model(run, job.cli, run_tags(job.cli.resolved()), training.tokens)
     run.finish(tags, "KILLED" if outcome == "pruned" else "FINISHED")
     validation = training.validation
     return RunResult(

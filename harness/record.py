@@ -191,12 +191,26 @@ def device_of(cli: RunCLI) -> torch.device:
 
 
 def description(cli: RunCLI, tags: Mapping[str, str | None], facts: Facts) -> str:
-    """A sentence about the run for people who look at it in MLflow."""
+    """Markdown about the run for people who look at it in MLflow."""
+    config = cli.resolved()
+    model, trainer = config["model"], config["trainer"]
     size = tags.get(names.TAG_SIZE) or f"{facts.depth} layers of width {facts.width}"
-    return (
-        f"**{tags[names.TAG_SCHEME]}** in {short_name('backbone', cli.config.model.backbone.class_path)} {size}: "
-        f"{facts.params_total:,} parameters, {facts.params_connection:,} of them in the connections, trained on {facts.tokens:,} tokens of "
-        f"{tags[names.TAG_TASK]} in {facts.steps:,} steps of {facts.tokens_per_step:,}. Steps of the metrics are training tokens."
+    arguments = model["scheme"].get("init_args") or {}
+    scheme = ", ".join(f"{name} {value}" for name, value in arguments.items() if value is not None)
+    return "\n".join(
+        [
+            f"**{tags[names.TAG_SCHEME]}** in {short_name('backbone', cli.config.model.backbone.class_path)} {size}, seed {tags[names.TAG_SEED]}",
+            "",
+            f"* connections: {scheme or 'no arguments'}",
+            f"* parameters: {facts.params_total:,}, {facts.params_connection:,} of them in the connections",
+            f"* data: {facts.tokens:,} tokens of {tags[names.TAG_TASK]} in {facts.steps:,} steps of {facts.tokens_per_step:,}",
+            f"* training: AdamW, peak learning rate {model['learning_rate']:g}, weight decay {model['weight_decay']:g}, gradients clipped to "
+            f"{trainer['gradient_clip_val'] or 'nothing'}, {trainer['precision']}",
+            f"* training FLOPs per token: {facts.flops_per_token:,}, connections included",
+            "",
+            f"The step of every metric is the number of training tokens seen. `{names.CONFIG_ARTIFACT}` among the artifacts repeats the run: "
+            f"`resbench fit --config {names.CONFIG_ARTIFACT}`.",
+        ]
     )
 
 
