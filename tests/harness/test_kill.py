@@ -44,7 +44,7 @@ def start(arguments: list[str], output_dir: Path, after_checkpoints: int) -> tup
 
 def deterministic(output_dir: Path, run_id: str) -> dict[str, list[tuple[int, float]]]:
     """Every metric that does not measure time or memory."""
-    measured = ("system/", "perf/", "mem/", "progress/wall_s", "progress/validation_s")
+    measured = ("system/", "perf/", "mem/", "start/", "progress/wall_s", "progress/validation_s")
     metrics = run_of(output_dir, run_id).data.metrics
     return {name: history(output_dir, run_id, name) for name in metrics if not name.startswith(measured)}
 
