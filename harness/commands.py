@@ -7,9 +7,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resbench.harness.invocation import command, store_options
 from resbench.harness.store import default_tracking_uri, open_store, sqlite_path
+
+if TYPE_CHECKING:
+    from resbench.harness.fit import RunResult
 
 
 def fit(argv: list[str]) -> int:
@@ -34,6 +38,13 @@ Schemes, backbones and tasks go by their names from `resbench list`; their argum
 """
 
 
+def _accuracy(result: "RunResult") -> str:
+    if result.accuracy is None:
+        return ""
+    chance = f" (chance: {result.chance_accuracy:.1%})" if result.chance_accuracy is not None else ""
+    return f", accuracy {result.accuracy:.1%}{chance}"
+
+
 def _summary(result: "object") -> str:
     from resbench.harness.fit import RunResult
 
@@ -42,7 +53,7 @@ def _summary(result: "object") -> str:
     if result.reason:
         lines.append(f"  {result.reason}")
     if result.val_loss is not None and result.bits_per_byte is None:
-        lines.append(f"  validation loss {result.val_loss:.4f} nats")
+        lines.append(f"  validation loss {result.val_loss:.4f} nats{_accuracy(result)}")
     elif result.val_loss is not None:
         known = result.unigram_bits_per_byte
         beside = f" (token frequencies alone: {known:.3f})" if known is not None else ""

@@ -25,6 +25,7 @@ from resbench.harness.store import brief_requests, default_tracking_uri, open_st
 from resbench.harness.system_metrics import SystemMetrics
 from resbench.harness.tracking import TrackedRun
 from resbench.harness.training import Training
+from resbench.tasks.task import Task
 
 __all__ = ["Pruned", "RunResult", "describe", "fit"]
 
@@ -45,6 +46,9 @@ class RunResult:
     tracking_uri: str = ""
     reason: str = ""
     """Why it ended early; empty for a complete run."""
+    accuracy: float | None = None
+    """Share of right answers, where the task has right answers, and ``chance_accuracy`` what a guess would have got."""
+    chance_accuracy: float | None = None
 
 
 class Interrupted(KeyboardInterrupt):
@@ -213,6 +217,8 @@ def _train(
         getattr(job.cli.datamodule, "unigram_bits_per_byte", None),
         uri,
         reason,
+        validation.last_measures.get(names.VAL_ACCURACY),
+        job.cli.datamodule.levels().get("chance_accuracy") if isinstance(job.cli.datamodule, Task) else None,
     )
 
 

@@ -174,7 +174,12 @@ class Validation(Callback):
             self._drawn_later = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"last_loss": self.last_loss, "last_bits_per_byte": self.last_bits_per_byte}
+        return {
+            "last_loss": self.last_loss,
+            "last_bits_per_byte": self.last_bits_per_byte,
+            "last_measures": self.last_measures,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.last_loss, self.last_bits_per_byte = state_dict["last_loss"], state_dict["last_bits_per_byte"]
+        self.last_measures = state_dict["last_measures"]

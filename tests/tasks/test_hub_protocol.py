@@ -146,3 +146,38 @@ def test_streamed_downloaded_and_offline_give_the_same_corpus(tmp_path: Path, hu
     # The download is in the cache of `datasets`: offline, with no corpus cached and no hub, it is found there.
     (offline,) = describe(tmp_path, [ask("offline")], HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9")
     assert offline["fingerprint"] == streamed["fingerprint"]
+
+
+STREAM = """
+import json, sys
+from itertools import islice
+from resbench.tasks.streamed_text import StreamedText
+
+task = StreamedText("someone/set", context_length=32, batch_size=3, shuffle_block=5, val_fraction=0.2, max_train_bytes=500, cache_dir=sys.argv[1])
+task.setup()
+rows = lambda loader, count: [batch["tokens"].tolist() for batch in islice(loader, count)]
+whole = rows(task.train_dataloader(), 60)
+first = task.train_dataloader()
+begun = rows(first, 7)
+again = task.train_dataloader()
+again.load_state_dict(json.loads(json.dumps(first.state_dict())))
+print("said", json.dumps({"whole": whole, "resumed": begun + rows(again, 53), "validation": task.describe()["validation_documents"]}))
+"""
+
+
+def test_a_corpus_of_the_hub_is_streamed_while_training_and_resumed(tmp_path: Path, hub: str) -> None:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    run = subprocess.run(
+        [sys.executable, "-c", STREAM, str(tmp_path / "cache")],
+        env={**clean, "HF_HOME": str(tmp_path / "hf"), "HF_UPDATE_DOWNLOAD_COUNTS": "0", "HF_ENDPOINT": hub},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    said = json.loads(run.stdout.splitlines()[-1].removeprefix("said "))
+    assert said["resumed"] == said["whole"]
+    # More of the source is read than the cached sample of 500 bytes (16 sequences) holds: an epoch is some fifty documents of 28 tokens.
+    distinct = {tuple(row) for batch in said["whole"] for row in batch}
+    assert len(distinct) > 35
+    assert said["validation"] >= 2
