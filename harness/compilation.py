@@ -26,7 +26,7 @@ def share_caches() -> Path:
 
 
 def compiled(network: nn.Module, mode: CompileMode = "default", whole: bool = True) -> Callable[..., Any]:
-    """The network as one graph. The first call compiles, and raises torch's ``Unsupported`` for code that breaks the graph.
+    """The network as one graph. The first call compiles, and raises ValueError for code that breaks the graph.
 
     Not ``whole`` allows breaks: FSDP2 gathers weights between the parts, outside of any graph.
     """
@@ -38,4 +38,15 @@ def compiled(network: nn.Module, mode: CompileMode = "default", whole: bool = Tr
     found: Callable[..., Any] = torch.compile(
         network, fullgraph=whole, dynamic=False, mode=None if mode == "default" else mode
     )
-    return found
+
+    def run(*inputs: Any, **named: Any) -> Any:
+        try:
+            return found(*inputs, **named)
+        except torch._dynamo.exc.Unsupported as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"model.compile: the network is not one graph: {reason}. `resbench check-scheme NAME` shows where a scheme breaks it; "
+                "--model.compile=false trains without compiling, RESBENCH_DEBUG=1 shows torch's explanation"
+            ) from error
+
+    return run

@@ -81,6 +81,7 @@ COLUMNS: tuple[Column, ...] = (
     _param("depth", names.DEPTH, "layers", "transformer layers, two sublayers each"),
     _param("width", names.WIDTH, "channels", "model width"),
     _param("budget_tokens", "budget.tokens", "tokens", "training tokens planned"),
+    _param("learning_rate", "model.learning_rate", "", "peak learning rate", "float64"),
     _tag("outcome", "complete, diverged, oom, pruned, failed or running"),
     _tag("diverged_at_tokens", "training tokens seen when the run diverged", "tokens", "Int64"),
     _tag("error", "why a failed run failed"),

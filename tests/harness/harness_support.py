@@ -52,6 +52,14 @@ class Hungry(ResNet):
         return super().enter(x)
 
 
+class Breaking(ResNet):
+    """Does something that torch.compile cannot follow."""
+
+    def enter(self, x: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return x
+
+
 class Buggy(ResNet):
     """Has a bug that shows at the first step."""
 

@@ -10,6 +10,7 @@ import torch
 from harness_support import Watch, history
 from torch import nn
 
+from resbench.architectures.registry import available
 from resbench.harness import names
 from resbench.harness.breakdown import ActivationMemory, StepBreakdown
 from resbench.harness.config import parse
@@ -119,3 +120,34 @@ def test_clipping_can_be_switched_off(argv: Argv, output_dir: Path) -> None:
         result = fit(argv(f"--trainer.gradient_clip_val={limit}", "--budget.tokens=1280", "--model.eps=1.0"))
         losses.append(history(output_dir, result.run_id, names.TRAIN_LOSS)[-1][1])
     assert losses[0] < losses[1] - 0.01  # with eps = 1, AdamW takes no steps on gradients that were clipped to nothing
+
+
+def test_a_scheme_that_breaks_the_graph_is_told_so(argv: Argv) -> None:
+    with pytest.raises(ValueError, match=r"model.compile: the network is not one graph.*--model.compile=false"):
+        fit(argv("--model.scheme=harness_support.Breaking", "--model.compile=true", "--budget.tokens=256"))
+
+
+@pytest.mark.parametrize("scheme", sorted(available("scheme")))
+def test_every_scheme_trains_as_one_graph(argv: Argv, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward, loss and all; without the compiler behind the graph, which takes a minute for each."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def collect(graph: torch.fx.GraphModule, example_inputs: list[torch.Tensor]) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    compile_ = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda network, **how: compile_(network, backend=collect, fullgraph=how["fullgraph"])
+    )
+    torch._dynamo.reset()
+    module = parse(argv(f"--model.scheme={scheme}", "--model.compile=true", "--model.loss=chunked")).model
+    module.build(257, 32)
+    module.compile_for(torch.device("cpu"))
+    tokens = torch.randint(0, 257, (2, 32))
+    batch = {"tokens": tokens, "targets": tokens.roll(-1, 1)}
+    for _ in range(2):
+        loss = module.loss(batch)
+        loss.backward()
+    assert len(graphs) == 1
+    assert loss.item() == pytest.approx(module.evaluate(batch).item(), rel=1e-5)
