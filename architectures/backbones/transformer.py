@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from resbench.architectures.backbones.initialise import initialise
 from resbench.architectures.linear_cross_entropy import LossKind, linear_cross_entropy
 from resbench.architectures.norm import RMSNorm
+from resbench.architectures.recompute import best_block_length
 from resbench.architectures.scheme import SchemeFactory
 from resbench.architectures.sizes import default_ffn_width, find_size
 from resbench.architectures.stack import Observer, run_stack
@@ -98,6 +99,8 @@ class Transformer(nn.Module):
     tie_embeddings: use the embedding as output projection.
     rope_base: base of the rotary frequencies.
     stream_dtype: ``compute`` keeps the residual state in the autocast dtype, ``float32`` in full precision.
+    recompute: sublayers that keep one residual state between them and compute the others again in the backward pass; 0 keeps every state,
+        ``auto`` takes the length with the least memory, about sqrt(n L / (n + 2)) for n streams and L sublayers.
 
     Raises ValueError for an unknown size, a missing or impossible dimension.
     """
@@ -117,6 +120,7 @@ class Transformer(nn.Module):
         tie_embeddings: bool = False,
         rope_base: float = 10000.0,
         stream_dtype: Literal["compute", "float32"] = "compute",
+        recompute: int | Literal["auto"] = 0,
     ) -> None:
         super().__init__()
         depth, width, n_heads, base_ffn = shape_of(size, depth, width, n_heads, ffn_width)
@@ -125,8 +129,12 @@ class Transformer(nn.Module):
         self.depth, self.width, self.n_heads = depth, width, n_heads
         self.context_length, self.vocab_size = context_length, vocab_size
         self.stream_dtype = stream_dtype
+        if recompute != "auto" and recompute < 0:
+            raise ValueError(f"recompute={recompute}: expected at least 0, or auto")
 
         self.scheme = scheme(width, 2 * depth)
+        n_streams = int(getattr(self.scheme, "n_streams", 1))
+        self.recompute = best_block_length(n_streams, 2 * depth) if recompute == "auto" else recompute
         self.ffn_widths = widened(base_ffn, width, depth, *self.scheme.widening())
         self.embedding = nn.Embedding(vocab_size, width)
         self.branches = nn.ModuleList()
@@ -162,7 +170,7 @@ class Transformer(nn.Module):
         if self.stream_dtype == "compute" and torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
         masked = None if documents is None else partial_masks(self.branches, same_document(documents))
-        hidden = run_stack(self.scheme, masked or self.branches, x, observe)
+        hidden = run_stack(self.scheme, masked or self.branches, x, observe, self.recompute)
         hidden = self.final_norm(hidden)
         if targets is not None:
             return linear_cross_entropy(hidden, self.head.weight, targets, loss)
