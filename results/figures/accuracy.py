@@ -72,7 +72,7 @@ def accuracy_over_difficulty(numbers: pd.DataFrame, chosen: dict[str, Style]) ->
             row[0].set_ylabel(plain(variant))
             row[len(row) // 2].set_xlabel(plain(str(shown["what"].iloc[0])))
         handles = [Line2D([], [], color=colours[depth], marker="o", markersize=4) for depth in depths]
-        names = [f"{depth} layers" for depth in depths]
+        names = [f"{depth} layer{'s' * (depth > 1)}" for depth in depths]
         handles.append(Line2D([], [], color=INK, linestyle=(0, (4, 3)), linewidth=1))
         figure.legend(handles, [*names, "chance"], loc="outside lower center", ncols=len(handles), fontsize=LEGEND_SIZE)
         seeds = int(numbers["n"].max())

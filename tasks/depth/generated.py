@@ -28,6 +28,9 @@ HELD_OUT_OF = 8
 MOST_ROUNDS = 100
 """Rounds of generating a block before giving up; one or two are usual."""
 
+SIMULATED = 2000
+"""Examples that a chance level is measured on where it has no closed form."""
+
 IGNORED = -100
 
 Ints = npt.NDArray[np.int64]
@@ -92,6 +95,10 @@ class GeneratedTask(Task):
     @abstractmethod
     def chance(self) -> float:
         """Accuracy of the best guess that does not solve the task (the class says which guess that is)."""
+
+    def simulated(self) -> Examples:
+        """Examples for the chance levels that have no closed form: always the same, and enough for two digits."""
+        return self.generate(np.random.default_rng(0), SIMULATED)
 
     ceiling = 1.0
     """Accuracy of a model that has learned everything."""

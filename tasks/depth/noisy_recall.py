@@ -1,5 +1,6 @@
 """Noisy in-context recall, as in MAD (Poli et al. 2024, arXiv 2403.17844): pairs of a key and its value, with noise tokens strewn in between."""
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ class NoisyRecall(GeneratedTask):
     """A fresh map from keys to values per sequence, shown pair by pair; at a key that was shown before, the answer is its value.
 
     Keys come first in the vocabulary, then values, then noise tokens. Keys repeat at random, values may coincide; a token between pairs is noise
-    with probability ``noise``, none stands inside a pair. Values are independent and uniform, so without recall chance is 1 / values. Difficulty
-    is how many tokens ago the key was last shown, in octaves.
+    with probability ``noise``, none stands inside a pair. Difficulty is how many tokens ago the key was last shown, in octaves. Chance is
+    that of naming the value shown most often so far, which associates nothing, measured on simulated sequences; it is above 1 / values, since
+    only some values are in a sequence.
 
     Args:
         keys: number of keys (MAD: 8).
@@ -34,9 +36,13 @@ class NoisyRecall(GeneratedTask):
         self.keys, self.values, self.noise_tokens, self.noise = keys, values, noise_tokens, noise
         self.vocab_size = keys + values + noise_tokens
 
-    @property
+    @cached_property
     def chance(self) -> float:
-        return 1 / self.values
+        found = self.simulated()
+        values = np.arange(self.keys, self.keys + self.values)
+        shown = np.cumsum(found.tokens[:, :, None] == values, axis=1)
+        scored = found.targets != IGNORED
+        return float((values[shown.argmax(-1)] == found.targets)[scored].mean())
 
     def settings(self) -> dict[str, Any]:
         return {

@@ -4,6 +4,7 @@ For letters X_1..X_N, find(i) = the largest j <= i with X_{j-1} = X_i (the lette
 hop_k(i) = X at find applied k times. A transformer needs depth of about log2 k, a recurrent model much more: k is the difficulty.
 """
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,36 +15,47 @@ from resbench.tasks.depth.generated import IGNORED, Examples, GeneratedTask, Int
 class PHop(GeneratedTask):
     """p-hop induction: the first token says k, then at every letter the answer is the letter k induction hops back.
 
-    Tokens 0..alphabet-1 are letters, drawn uniformly; alphabet-1+k asks for k hops. Every position whose hops stay inside the sequence is scored.
-    Chance is 1 / alphabet: letters are independent and uniform, so without following the pointer every letter is equally likely. Difficulty is k.
+    Tokens 0..alphabet-1 are letters, no letter twice in a row and otherwise uniform: a repeated letter would point to itself, and a pointer that
+    stays where it is makes many hops as easy as few. Token alphabet-1+k asks for k hops. Every position whose hops stay inside the sequence is
+    scored. Difficulty is k. Chance is the best guess from k and the present letter alone, measured on simulated sequences: two hops come back to
+    the letter one started from more often than once in the alphabet. What a shallow network makes of the last few letters is above that.
 
     Args:
         hops: the numbers of hops to mix, each equally often.
-        alphabet: number of letters.
+        alphabet: number of letters (4 in the paper, whose letters may repeat).
 
-    Raises ValueError for hops that are not positive, or fewer than two letters.
+    Raises ValueError for hops that are not positive, or fewer than three letters.
     """
 
     name = "p-hop"
     difficulty_name = "hops"
 
-    def __init__(self, hops: list[int] = [1, 2, 4, 8], alphabet: int = 4, **kwargs: Any) -> None:  # noqa: B006
+    def __init__(self, hops: list[int] = [1, 2, 4, 8], alphabet: int = 8, **kwargs: Any) -> None:  # noqa: B006
         super().__init__(**kwargs)
         if not hops or min(hops) < 1:
             raise ValueError(f"data.init_args.hops={hops}: expected numbers of hops, at least 1 each")
-        self.require({"alphabet": (alphabet, 2)})
+        self.require({"alphabet": (alphabet, 3)})
         self.hops, self.alphabet = sorted(set(hops)), alphabet
         self.vocab_size = alphabet + self.hops[-1]
 
-    @property
+    @cached_property
     def chance(self) -> float:
-        return 1 / self.alphabet
+        found = self.simulated()
+        scored = found.targets != IGNORED
+        right = 0.0
+        for k in self.hops:
+            chosen = scored & (found.difficulty == k)
+            same = (found.tokens == found.targets)[chosen].sum()
+            right += max(same, (chosen.sum() - same) / (self.alphabet - 1))
+        return float(right / scored.sum())
 
     def settings(self) -> dict[str, Any]:
         return {"hops": self.hops, "alphabet": self.alphabet}
 
     def generate(self, rng: np.random.Generator, count: int) -> Examples:
-        letters = rng.integers(self.alphabet, size=(count, self.context_length - 1))
+        steps = rng.integers(1, self.alphabet, size=(count, self.context_length - 1))
+        steps[:, 0] = rng.integers(self.alphabet, size=count)
+        letters = np.cumsum(steps, axis=1) % self.alphabet
         hops = rng.choice(self.hops, size=count)
         answers = hop(letters, hops, self.alphabet)
         first = np.full((count, 1), IGNORED)

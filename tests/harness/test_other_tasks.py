@@ -51,7 +51,7 @@ def test_a_convolutional_network_learns_digits(
 
 
 def test_a_recurring_letter_is_found(output_dir: Path) -> None:
-    """1-hop induction over two letters in short sequences: learned in seconds; accuracy is logged by hops."""
+    """One and two hops over three letters in short sequences: learned in seconds; accuracy is logged by hops."""
     shape = [
         "--model.backbone.size=null",
         "--model.backbone.depth=2",
@@ -67,8 +67,9 @@ def test_a_recurring_letter_is_found(output_dir: Path) -> None:
     ]
     result = fit([*common(output_dir), *shape, *task, "--budget.tokens=200000", "--model.learning_rate=0.01"])
     metrics = run_of(output_dir, result.run_id).data.metrics
-    assert result.chance_accuracy == pytest.approx(1 / 3)
-    assert metrics["val/accuracy/hops_1"] > 0.6
+    assert result.chance_accuracy is not None
+    assert 0.5 < result.chance_accuracy < 0.7  # with three letters, one is the present one and hops avoid it
+    assert metrics["val/accuracy/hops_1"] > 0.8
     assert {"val/accuracy", "val/accuracy/hops_1", "val/accuracy/hops_2"} <= metrics.keys()
 
 

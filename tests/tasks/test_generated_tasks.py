@@ -56,8 +56,25 @@ def test_hopping_by_hand() -> None:
     letters = np.array([[0, 1, 0, 2, 0]])
     assert hop(letters, np.array([1]), 3).tolist() == [[IGNORED, IGNORED, 1, IGNORED, 2]]
     assert hop(letters, np.array([2]), 3).tolist() == [[IGNORED, IGNORED, IGNORED, IGNORED, IGNORED]]
-    # a a a: every a points to the letter after the a before it, that is, to itself.
+    # a a a: every a points to the letter after the a before it, that is, to itself. Sequences of the task have no such letters.
     assert hop(np.array([[0, 0, 0]]), np.array([3]), 2).tolist() == [[IGNORED, 0, 0]]
+    letters = examples(PHop(**SMALL)).tokens[:, 1:]
+    assert (letters[:, 1:] != letters[:, :-1]).all()
+    assert np.bincount(letters.flatten()).max() < 1.15 * letters.size / 8
+
+
+def test_chance_of_one_hop_is_one_of_the_other_letters_and_of_two_is_more() -> None:
+    """After one hop the letter follows the present one somewhere, so it is another; two hops return more often than 1 in 8."""
+    one, two, many = (PHop(hops=[k], context_length=200).chance for k in (1, 2, 8))
+    assert one == pytest.approx(1 / 7, abs=0.002)
+    assert two > 0.2
+    assert many == pytest.approx(1 / 8, abs=0.01)
+
+
+def test_chance_of_recall_is_above_one_of_the_values() -> None:
+    """The first key asked for again while it is the only one shown has the only value shown."""
+    assert 1 / 8 < NoisyRecall(**SMALL).chance < 0.5
+    assert NoisyRecall(keys=1, **SMALL).chance == 1.0  # nothing else to name
 
 
 @pytest.mark.parametrize(("group", "order"), [("S5", math.factorial(5)), ("A5", math.factorial(5) // 2)])
@@ -188,8 +205,13 @@ def test_guessing_reaches_chance_and_knowing_reaches_the_ceiling(task: Generated
     scored = found.targets != IGNORED
     rng = np.random.default_rng(1)
     if isinstance(task, AssociativeRecall):  # the best guesser knows which values are in the sequence
-        values = np.take_along_axis(found.tokens, 2 * rng.integers(found.difficulty) + 1, axis=1)
-        guess = values
+        guess = np.take_along_axis(found.tokens, 2 * rng.integers(found.difficulty) + 1, axis=1)
+    elif isinstance(task, NoisyRecall):  # it names the commonest value so far
+        shown = np.stack([np.cumsum(found.tokens == value, axis=1) for value in range(8, 16)], axis=-1)
+        guess = 8 + shown.argmax(-1)
+    elif isinstance(task, PHop):  # it knows the present letter and the number of hops
+        other = (found.tokens + rng.integers(1, 8, size=found.tokens.shape)) % 8
+        guess = np.where(found.difficulty == 2, found.tokens, other)
     else:
         answers = np.unique(found.targets[scored])
         counts = np.array([(found.targets[scored] == answer).mean() for answer in answers])
@@ -198,7 +220,7 @@ def test_guessing_reaches_chance_and_knowing_reaches_the_ceiling(task: Generated
     n = scored.sum()
     sd = math.sqrt(task.chance * (1 - task.chance) / n)
     # Scored positions of one sequence share an answer at times, which widens the spread: hence six deviations.
-    assert (guess == found.targets)[scored].mean() == pytest.approx(task.chance, abs=6 * sd + 1e-3)
+    assert (guess == found.targets)[scored].mean() == pytest.approx(task.chance, abs=6 * sd + 0.01)
     logits = torch.nn.functional.one_hot(torch.from_numpy(np.maximum(found.targets, 0)), task.vocab_size).float()
     batch = {"targets": torch.from_numpy(found.targets), "difficulty": torch.from_numpy(found.difficulty)}
     measures = task.measures(logits, batch)
@@ -271,7 +293,7 @@ def test_a_position_of_other_settings_is_refused() -> None:
     ("make", "message"),
     [
         (lambda: PHop(hops=[0]), r"data\.init_args\.hops=\[0\]: expected numbers of hops"),
-        (lambda: PHop(alphabet=1), r"data\.init_args\.alphabet=1: expected at least 2"),
+        (lambda: PHop(alphabet=2), r"data\.init_args\.alphabet=2: expected at least 3"),
         (lambda: WordProblem(group="S4"), r"data\.init_args\.group='S4': expected S5 or A5"),  # type: ignore[arg-type]
         (lambda: AssociativeRecall(pairs=[50]), "50 pairs and their questions need 150 tokens"),
         (lambda: AssociativeRecall(vocabulary=20), "expected at least 34 for 16 pairs"),
