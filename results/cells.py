@@ -67,7 +67,8 @@ class Cell:
     Losses are in nats/token, memory in GiB, times in seconds; means are over complete runs, of which `losses` and
     `run_ids` tell the final loss and MLflow's id by seed. `rank` counts from 1 within the
     group and is shared by cells that cannot be told apart (`tied`). `comparison` is the paired difference to the group's
-    reference, `holm_p` its p corrected over the group's comparisons. `conformance` is the badge of `resbench check-scheme`.
+    reference, `holm_p` its p corrected over the group's comparisons and
+    `equivalence_p` that of its equivalence test. `conformance` is the badge of `resbench check-scheme`.
     """
 
     group: Group
@@ -100,6 +101,7 @@ class Cell:
     tokens_per_s_ratio: float | None = None
     comparison: Comparison | None = None
     holm_p: float | None = None
+    equivalence_p: float | None = None
     rank: int | None = None
     tied: bool = False
     conformance: str | None = None

@@ -21,15 +21,22 @@ def main(argv: Sequence[str]) -> int:
         Path(arguments.output_dir),
         arguments.out and Path(arguments.out),
         arguments.conformance,
+        arguments.margin,
     )
 
 
 def build(
-    study: str | None, tracking_uri: str | None, output_dir: Path, out: Path | None, conformance: Sequence[Path] = ()
+    study: str | None,
+    tracking_uri: str | None,
+    output_dir: Path,
+    out: Path | None,
+    conformance: Sequence[Path] = (),
+    margin: float | None = None,
 ) -> int:
     """Build the leaderboard of a study (the latest one if None) into `out`, `<output_dir>/leaderboard/<study>` by default.
 
-    ``conformance``: files of `resbench check-scheme --json`, shown as badges.
+    ``conformance``: files of `resbench check-scheme --json`, shown as badges. ``margin``: largest difference in loss that counts as
+    none, nats/token (`statistics.MARGIN` if None).
     """
     from rich.console import Console
 
@@ -38,13 +45,14 @@ def build(
     from resbench.results.leaderboard import make_leaderboard
     from resbench.results.publish import PAGE, files_of, write_files
     from resbench.results.runs import load_runs
+    from resbench.results.statistics import MARGIN
     from resbench.results.terminal import print_leaderboard
 
     badges = load_badges(conformance)
     uri = tracking_uri or default_tracking_uri(output_dir)
     runs = load_runs(uri)
     chosen = choose_study(runs, study, uri)
-    leaderboard = make_leaderboard(runs[runs["study"] == chosen], chosen, badges)
+    leaderboard = make_leaderboard(runs[runs["study"] == chosen], chosen, badges, MARGIN if margin is None else margin)
     folder = out or output_dir / "leaderboard" / folder_name(chosen)
     folder.mkdir(parents=True, exist_ok=True)  # one that cannot be had is said before figures are drawn
     write_files(folder, files_of(leaderboard, uri))
@@ -125,4 +133,17 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="files that `resbench check-scheme NAME --json FILE` wrote: badges in the table",
     )
+    command.add_argument(
+        "--margin",
+        metavar="NATS",
+        type=_positive,
+        help="largest difference in loss that counts as none, for the equivalence tests (default: 0.01 nats/token)",
+    )
     return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: expected a positive number of nats per token, such as 0.01")
+    return value

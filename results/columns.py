@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from resbench.results.cells import Cell, size_order
+from resbench.results.ranking import verdict
 
 NOTHING = "–"
 """Shown where there is nothing to show."""
@@ -111,6 +112,19 @@ def _p(cell: Cell) -> str:
     return "<0.001" if cell.holm_p < 0.001 else f"{cell.holm_p:.3f}"
 
 
+def _verdict(cell: Cell) -> str:
+    found = verdict(cell)
+    if found is None or cell.comparison is None:
+        return NOTHING
+    if found == "equivalent" and cell.comparison.equivalence is not None:
+        return f"equal within {cell.comparison.equivalence.margin:g}"
+    return found
+
+
+def _within(cell: Cell) -> float | None:
+    return cell.comparison.equivalence.within if cell.comparison and cell.comparison.equivalence else None
+
+
 def _difference_order(cell: Cell) -> float | None:
     if cell.is_reference:
         return 0.0
@@ -171,6 +185,30 @@ COLUMNS: tuple[DisplayColumn, ...] = (
         _difference,
         _difference_order,
         brief=1,
+    ),
+    _measured(
+        "detectable",
+        "Detectable",
+        "Smallest true difference that so many pairs with this spread would reveal four times out of five.",
+        lambda c: c.comparison.detectable if c.comparison else None,
+        4,
+        brief=2,
+    ),
+    DisplayColumn(
+        "verdict",
+        "Verdict",
+        "At the 5 % level, Holm-corrected: better or worse (paired t test), else equal within a margin (two one-sided tests), else undecided.",
+        _verdict,
+        lambda c: verdict(c) or None,
+        numeric=False,
+        brief=3,
+    ),
+    _measured(
+        "within",
+        "Equal within",
+        "Smallest margin, nats per token, at which these pairs would pass the equivalence test (5 % level, uncorrected).",
+        _within,
+        4,
     ),
     DisplayColumn(
         "holm_p",
@@ -249,13 +287,6 @@ COLUMNS: tuple[DisplayColumn, ...] = (
         "Pairs",
         "Seeds that both this scheme and resnet completed.",
         lambda c: c.comparison.difference.n if c.comparison else None,
-    ),
-    _measured(
-        "detectable",
-        "Detectable",
-        "Smallest true difference that so many pairs with this spread would reveal four times out of five.",
-        lambda c: c.comparison.detectable if c.comparison else None,
-        4,
     ),
     _counted("n_streams", "Streams", "Residual streams.", lambda c: c.n_streams),
     _counted("sinkhorn_iterations", "Sinkhorn", "Sinkhorn iterations.", lambda c: c.sinkhorn_iterations),

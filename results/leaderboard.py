@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 
 from resbench.results.cells import Cell, Group, labelled, summarise
-from resbench.results.ranking import REFERENCE, compare
+from resbench.results.ranking import REFERENCE, compare, verdict
 from resbench.results.runs import FINAL, ranked_runs
-from resbench.results.statistics import CONFIDENCE, POWER
+from resbench.results.statistics import CONFIDENCE, MARGIN, POWER
 
 SCHEMA = "resbench.leaderboard/1"
 """Name and version of the JSON form; the number changes when a reader of the old form would misread the new one."""
@@ -26,13 +26,15 @@ SCHEMA = "resbench.leaderboard/1"
 class Leaderboard:
     """A study's cells, best first within each comparison group, with notes on what limits the comparison.
 
-    `runs` is the labelled table of the runs that count; the figures are drawn from it.
+    `runs` is the labelled table of the runs that count; the figures are drawn from it. `margin` is the largest difference
+    in loss that counts as none, nats/token.
     """
 
     study: str
     cells: list[Cell]
     notes: list[str]
     runs: pd.DataFrame
+    margin: float = MARGIN
 
     @property
     def groups(self) -> list[tuple[Group, list[Cell]]]:
@@ -40,9 +42,12 @@ class Leaderboard:
         return [(group, list(cells)) for group, cells in groupby(self.cells, key=lambda cell: cell.group)]
 
 
-def make_leaderboard(runs: pd.DataFrame, study: str, badges: Mapping[str, str] | None = None) -> Leaderboard:
+def make_leaderboard(
+    runs: pd.DataFrame, study: str, badges: Mapping[str, str] | None = None, margin: float = MARGIN
+) -> Leaderboard:
     """The leaderboard of one study's runs (a table of `load_runs`), with the conformance badges of its schemes, if there are any.
 
+    `margin` is what equivalence is tested against, nats/token.
     Raises ValueError, saying what there is, if no run of the table has phase `final`.
     """
     ranked = ranked_runs(runs)
@@ -55,8 +60,8 @@ def make_leaderboard(runs: pd.DataFrame, study: str, badges: Mapping[str, str] |
             "Only final runs are ranked; finish the sweep with: resbench sweep run FILE"
         )
     table = labelled(ranked)
-    cells = [replace(cell, conformance=(badges or {}).get(cell.scheme)) for cell in compare(summarise(table))]
-    return Leaderboard(study, cells, _notes(cells, runs), table)
+    cells = [replace(cell, conformance=(badges or {}).get(cell.scheme)) for cell in compare(summarise(table), margin)]
+    return Leaderboard(study, cells, _notes(cells, runs), table, margin)
 
 
 def to_json(leaderboard: Leaderboard) -> str:
@@ -67,6 +72,7 @@ def to_json(leaderboard: Leaderboard) -> str:
         "reference": REFERENCE,
         "confidence": CONFIDENCE,
         "power": POWER,
+        "equivalence_margin": leaderboard.margin,
         "units": {
             "val_loss": "nats/token",
             "bits_per_byte": "bits/byte",
@@ -106,8 +112,12 @@ def _row(cell: Cell) -> dict[str, Any]:
             "p": cell.comparison.p,
             "p_holm": cell.holm_p,
             "detectable": cell.comparison.detectable,
+            "equivalence": None
+            if cell.comparison.equivalence is None
+            else comparison["equivalence"] | {"p_holm": cell.equivalence_p},
+            "verdict": verdict(cell),
         }
-    del row["holm_p"]
+    del row["holm_p"], row["equivalence_p"]
     return row
 
 

@@ -18,7 +18,7 @@ from resbench.results.columns import DisplayColumn, shown_columns
 from resbench.results.figures.drawing import Drawing
 from resbench.results.figures.style import FAINT, INK, styles
 from resbench.results.leaderboard import Leaderboard
-from resbench.results.ranking import SIGNIFICANCE
+from resbench.results.ranking import verdict
 
 WIDE = 576.0
 """Points; a figure beyond eight inches goes over both columns of the page."""
@@ -40,6 +40,7 @@ def to_html(leaderboard: Leaderboard, figures: Sequence[Drawing]) -> str:
         .get_template("leaderboard.html")
         .render(
             study=leaderboard.study,
+            margin=leaderboard.margin,
             notes=leaderboard.notes,
             shared=", ".join(word for word in shared.values() if word),
             columns=columns,
@@ -79,14 +80,7 @@ def is_wide(figure: Drawing) -> bool:
 
 
 def _row(cell: Cell, columns: Sequence[DisplayColumn], colour: str) -> dict[str, Any]:
-    found = None
-    if (
-        cell.holm_p is not None
-        and cell.holm_p < SIGNIFICANCE
-        and cell.comparison
-        and cell.comparison.difference.mean is not None
-    ):
-        found = "better" if cell.comparison.difference.mean < 0 else "worse"
+    found = verdict(cell)
     return {
         "colour": colour,
         "scheme": cell.scheme,

@@ -5,21 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import combinations, groupby
+from typing import Literal
 
 from resbench.results.cells import Cell, group_order
-from resbench.results.statistics import CONFIDENCE, holm, paired_difference, unpaired_p
+from resbench.results.statistics import CONFIDENCE, MARGIN, holm, paired_difference, unpaired_p
 
 REFERENCE = "resnet"
 """The scheme that every other one is compared with."""
 
 SIGNIFICANCE = 1 - CONFIDENCE
 
+Verdict = Literal["better", "worse", "equivalent", "undecided"]
 
-def compare(cells: Iterable[Cell]) -> list[Cell]:
-    """The cells of `summarise`, compared and ranked within each group: best first, those without a complete run last."""
+
+def verdict(cell: Cell) -> Verdict | None:
+    """What the comparison with the reference says at the 5 % level after Holm's correction; None where there is no test.
+
+    A difference that is found is `better` or `worse` even where it is also shown to be smaller than the margin; one that is
+    not found is `equivalent` only if the equivalence test passes. Everything else is `undecided`: not a tie, too few seeds.
+    """
+    if cell.comparison is None or cell.comparison.difference.mean is None or cell.holm_p is None:
+        return None
+    if cell.holm_p < SIGNIFICANCE:
+        return "better" if cell.comparison.difference.mean < 0 else "worse"
+    if cell.equivalence_p is not None and cell.equivalence_p < SIGNIFICANCE:
+        return "equivalent"
+    return "undecided"
+
+
+def compare(cells: Iterable[Cell], margin: float = MARGIN) -> list[Cell]:
+    """The cells of `summarise`, compared and ranked within each group: best first, those without a complete run last.
+
+    `margin` is the largest difference in loss that counts as none, nats/token.
+    """
     in_order = sorted(cells, key=lambda cell: group_order(cell.group))
     groups = (list(members) for _, members in groupby(in_order, key=lambda cell: cell.group))
-    return [cell for members in groups for cell in _rank(_against_reference(members))]
+    return [cell for members in groups for cell in _rank(_against_reference(members, margin))]
 
 
 def reference_of(cells: list[Cell]) -> Cell | None:
@@ -29,16 +50,23 @@ def reference_of(cells: list[Cell]) -> Cell | None:
     return plain[0] if len(plain) == 1 else None
 
 
-def _against_reference(cells: list[Cell]) -> list[Cell]:
+def _against_reference(cells: list[Cell], margin: float) -> list[Cell]:
     reference = reference_of(cells)
     if reference is None:
         return cells
     others = [cell for cell in cells if cell is not reference]
-    comparisons = [paired_difference(cell.losses, reference.losses) for cell in others]
+    comparisons = [paired_difference(cell.losses, reference.losses, margin=margin) for cell in others]
     corrected = holm([comparison.p for comparison in comparisons])
+    equal = holm([comparison.equivalence.p if comparison.equivalence else None for comparison in comparisons])
     compared = [
-        replace(cell, comparison=comparison, holm_p=p, tokens_per_s_ratio=_speed_ratio(cell, reference))
-        for cell, comparison, p in zip(others, comparisons, corrected, strict=True)
+        replace(
+            cell,
+            comparison=comparison,
+            holm_p=p,
+            equivalence_p=equivalence_p,
+            tokens_per_s_ratio=_speed_ratio(cell, reference),
+        )
+        for cell, comparison, p, equivalence_p in zip(others, comparisons, corrected, equal, strict=True)
     ]
     return [replace(reference, is_reference=True, tokens_per_s_ratio=_speed_ratio(reference, reference)), *compared]
 

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from resbench.results.figures.drawing import Drawing, rendered, too_little
 from resbench.results.figures.facets import MOST_PANELS, columns_for, left_out, panels
-from resbench.results.figures.style import INK, Style, house_style, panel_title, plain, thin_ticks
+from resbench.results.figures.style import FAINT, INK, Style, house_style, panel_title, plain, thin_ticks
 from resbench.results.ranking import REFERENCE
 
 
@@ -44,13 +44,16 @@ def difference_to_reference(numbers: pd.DataFrame, chosen: dict[str, Style]) -> 
             axes.set_axis_off()
         caption = (
             f"Loss minus {REFERENCE}'s on the same seed; left of zero is better. Small points are single pairs, bars the 95 % t "
-            "interval of their mean (none with one pair; an arrow where it leaves the panel)."
+            "interval of their mean (none with one pair; an arrow where it leaves the panel). Grey band: differences within "
+            f"±{float(numbers['margin'].iloc[0]):g}, which count as none."
         )
         return rendered(name, title, caption + left_out(len(found)), numbers, figure)
 
 
 def _panel(axes: Axes, rows: pd.DataFrame, labels: list[str], chosen: dict[str, Style], *, named: bool) -> None:
     left, right = axes.get_xlim()
+    margin = float(rows["margin"].iloc[0])
+    axes.axvspan(max(-margin, left), min(margin, right), color=FAINT, alpha=0.6, linewidth=0, zorder=0)
     axes.axvline(0, color=chosen[REFERENCE].colour if REFERENCE in chosen else INK, linewidth=1.6)
     for height, label in enumerate(reversed(labels)):
         of_label = rows[rows["label"] == label]

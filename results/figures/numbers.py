@@ -106,10 +106,14 @@ def difference_numbers(leaderboard: Leaderboard) -> pd.DataFrame:
                         "pairs": estimate.n,
                         "p_holm": cell.holm_p,
                         "detectable": cell.comparison.detectable,
+                        "margin": leaderboard.margin,
+                        "p_equivalence_holm": cell.equivalence_p,
                     }
                 )
     return pd.DataFrame(rows).astype(
-        dict.fromkeys(("difference", "low", "high", "p_holm", "detectable"), "float64") if rows else {}
+        dict.fromkeys(("difference", "low", "high", "p_holm", "detectable", "p_equivalence_holm"), "float64")
+        if rows
+        else {}
     )
 
 

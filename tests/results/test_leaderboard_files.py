@@ -95,6 +95,14 @@ def test_the_json_form_has_its_version_and_only_finite_numbers(files: Files, dem
     assert cell.comparison is not None
     assert first["difference"]["p_holm"] == cell.holm_p
     assert first["difference"]["detectable"] == cell.comparison.detectable
+    assert cell.comparison.equivalence is not None
+    assert first["difference"]["equivalence"] == {
+        "margin": content["equivalence_margin"],
+        "p": cell.comparison.equivalence.p,
+        "within": cell.comparison.equivalence.within,
+        "p_holm": cell.equivalence_p,
+    }
+    assert first["difference"]["verdict"] in ("better", "worse", "equivalent", "undecided")
     assert {run["seed"]: run["run_id"] for run in first["runs"]} == cell.run_ids
     assert first["unigram_bits_per_byte"] == 4.61
 
@@ -128,6 +136,10 @@ def test_the_page_shows_every_row_best_first_with_ties_and_counts(files: Files) 
     assert at_400k["hc"]["No result"] == "1 failed"
     assert at_400k["resnet"]["Δ to resnet"] == "reference"
     assert re.fullmatch(r"−0\.0\d{3} ± 0\.\d{4}", at_400k["mhc"]["Δ to resnet"])
+    columns = header.index("Δ to resnet")
+    assert header[columns + 1 : columns + 3] == ["Detectable", "Verdict"], "beside every comparison"
+    assert all(re.fullmatch(r"0\.0\d{3}", row["Detectable"]) for row in shown if row["Scheme"] != "resnet")
+    assert at_400k["mhc"]["Verdict"] == "better"
     assert at_400k["mhc"]["Unigram"] == "4.610"
     assert float(at_400k["mhc"]["Bits/byte"]) < 4.61
 

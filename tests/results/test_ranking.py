@@ -11,7 +11,7 @@ from scipy import stats
 
 from resbench.results.cells import Cell, labelled, size_order, summarise
 from resbench.results.leaderboard import Leaderboard, make_leaderboard
-from resbench.results.ranking import compare
+from resbench.results.ranking import compare, verdict
 from resbench.results.runs import COLUMNS, ranked_runs
 from resbench.results.statistics import holm
 
@@ -201,3 +201,49 @@ def test_a_study_without_final_runs_says_what_it_has(demo_runs: pd.DataFrame) ->
     searched = demo_runs.assign(phase=pd.Series("search", index=demo_runs.index, dtype="string"))
     with pytest.raises(ValueError, match=r"'demo' has no run of phase 'final'.*28 search"):
         make_leaderboard(searched, "demo")
+
+
+def test_the_verdict_tells_a_tie_that_was_shown_from_one_that_was_not() -> None:
+    """Paired differences: small -.001 +- .001 (equal within .01), loud .0 +- .05 (undecided), low -.2 (better)."""
+    reference = [2.0, 2.1, 2.2, 2.3, 2.4]
+    wobble = [0.001, -0.001, 0.0, 0.001, -0.001]
+
+    def shifted(shift: float, scale: float) -> list[float]:
+        return [loss + shift + scale * w for loss, w in zip(reference, wobble, strict=True)]
+
+    found = rows(
+        *losses("resnet", reference),
+        *losses("small", shifted(0.0002, 1)),
+        *losses("loud", shifted(0.0, 50)),
+        *losses("low", shifted(-0.2, 1)),
+        *losses("high", shifted(0.2, 1)),
+        *losses("alone", [2.0]),
+    )
+    assert {label: verdict(cell) for label, cell in found.items()} == {
+        "resnet": None,
+        "small": "equivalent",
+        "loud": "undecided",
+        "low": "better",
+        "high": "worse",
+        "alone": None,
+    }
+    narrow = compare(
+        summarise(labelled(ranked_runs(table(*losses("resnet", reference), *losses("small", shifted(0.0002, 1)))))),
+        margin=0.0005,
+    )
+    assert [verdict(cell) for cell in narrow if not cell.is_reference] == ["undecided"]
+
+
+def test_equivalence_is_corrected_over_the_group_as_well() -> None:
+    reference = [2.0, 2.1, 2.2]
+    others = {"b": [2.001, 2.102, 2.199], "c": [2.0, 2.104, 2.197]}
+    found = rows(
+        *losses("resnet", reference), *(run for name, values in others.items() for run in losses(name, values))
+    )
+    raw = []
+    for name in others:
+        comparison = found[name].comparison
+        assert comparison is not None
+        assert comparison.equivalence is not None
+        raw.append(comparison.equivalence.p)
+    assert [found[name].equivalence_p for name in others] == pytest.approx(holm(raw))

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from resbench.results.statistics import detectable_difference, holm, mean_interval, paired_difference, unpaired_p
+from resbench.results.statistics import (
+    detectable_difference,
+    equivalence,
+    holm,
+    mean_interval,
+    paired_difference,
+    unpaired_p,
+)
 
 # Two-sided 95 % points of Student's t, from a printed table.
 T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262}
@@ -147,3 +154,44 @@ def test_holm_keeps_the_chance_of_any_false_finding_at_its_level() -> None:
             p is not None and p < 0.05 for p in holm([paired_difference(other, reference).p for other in others])
         )
     assert found / studies < 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies)
+
+
+def test_equivalence_by_hand() -> None:
+    """Differences 1, 2, 3 against a margin of 5: mean 2, error 1/sqrt 3, t = (5 - 2) sqrt 3 = 5.196 on 2 degrees of freedom."""
+    found = paired_difference({0: 1.0, 1: 2.0, 2: 3.0}, {0: 0.0, 1: 0.0, 2: 0.0}, margin=5.0).equivalence
+    assert found is not None
+    # One-sided with two degrees of freedom: (1 - t / sqrt(t^2 + 2)) / 2, t^2 = 27.
+    assert found.p == pytest.approx((1 - math.sqrt(27 / 29)) / 2)
+    assert found.within == pytest.approx(2 + 2.920 / math.sqrt(3), rel=1e-3)  # 95 % one-sided point of t on 2: 2.920
+
+
+def test_equivalence_agrees_with_statsmodels() -> None:
+    from statsmodels.stats.weightstats import DescrStatsW
+
+    differences = [0.002, -0.004, 0.006, 0.001, -0.001]
+    expected = DescrStatsW(differences).ttost_mean(-0.01, 0.01)[0]
+    assert equivalence(float(np.mean(differences)), float(np.std(differences, ddof=1)), 5, 0.01).p == pytest.approx(
+        expected
+    )
+
+
+def test_the_margin_at_which_equivalence_just_passes_has_a_p_of_five_per_cent() -> None:
+    within = equivalence(-0.003, 0.004, 6, 0.01).within
+    assert equivalence(-0.003, 0.004, 6, within).p == pytest.approx(0.05)
+
+
+def test_equivalence_is_claimed_for_a_difference_as_large_as_the_margin_in_one_of_twenty_studies_at_most() -> None:
+    generator = np.random.default_rng(11)
+    studies = 4000
+    samples = generator.normal(0.01, 0.004, (studies, 5))
+    claimed = sum(equivalence(float(row.mean()), float(row.std(ddof=1)), 5, 0.01).p < 0.05 for row in samples)
+    assert claimed / studies == pytest.approx(0.05, abs=0.0175)  # five standard errors
+
+
+def test_equivalence_without_spread_or_with_nonsense() -> None:
+    assert (equivalence(0.001, 0.0, 3, 0.01).p, equivalence(0.02, 0.0, 3, 0.01).p) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="two observations"):
+        equivalence(0.0, 0.1, 1, 0.01)
+    with pytest.raises(ValueError, match="margin: -1"):
+        equivalence(0.0, 0.1, 3, -1.0)
+    assert paired_difference({0: 1.0}, {0: 2.0}).equivalence is None
