@@ -180,12 +180,16 @@ class HubText(LanguageTask):
         for documents, split in self._sources():
             for document in documents:
                 corpus.add(document, split)
-                if corpus.is_full(split or "train"):
+                if self.has_enough(corpus, split):
                     break
         if not any(corpus.documents.values()):
             raise ValueError(
                 f"data.init_args: no text found in {self.path or ', '.join(map(str, self.files['train'][:5]))}"
             )
+
+    def has_enough(self, corpus: DocumentSink, split: Split | None) -> bool:
+        """Whether the rest of a source, whose documents are for ``split`` or (None) for either by their hash, need not be read."""
+        return corpus.is_full(split or "train")
 
     def _sources(self) -> Iterator[tuple[Iterator[bytes], Split | None]]:
         """Streams of documents and the split each is for; None where a document's hash decides."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from resbench.tasks.corpus import DocumentSink, Split
 from resbench.tasks.documents import open_part
 from resbench.tasks.encoding import Encoding
 from resbench.tasks.held_out import HeldOut
@@ -26,6 +27,7 @@ class StreamedText(HubText):
     Args:
         path: name of a dataset on the hub; this and all that is not below is as for `text`.
         max_train_bytes: size of the sample of train that trains a tokenizer (``bpe:SIZE``) and counts token frequencies. Training is not limited.
+        max_val_bytes: size of the validation data. Without a validation split the source is read until there are so many, at `val_fraction` of it.
         shuffle_block: sequences of a part that are shuffled together; they are held in memory, and read again when a run is resumed.
         decontaminate: words in a run shared with a validation document that disqualify a training document; null looks for equal documents only.
     """
@@ -61,6 +63,12 @@ class StreamedText(HubText):
             *rank_and_world_size(),
             separator=self.encoding.separator if self.document_masks else None,
             trained_batches=finished_batches(self.trainer),
+        )
+
+    def has_enough(self, corpus: DocumentSink, split: Split | None) -> bool:
+        # The sample of train may be small; validation is not to be cut short with it.
+        return corpus.is_full("train" if split is None else split) and (
+            split is not None or corpus.is_full("validation")
         )
 
     def opener(self) -> "StreamOpener":

@@ -219,6 +219,12 @@ def test_without_a_validation_split_a_hash_holds_documents_out_of_the_stream(mak
     assert task.describe()["validation_documents"] == len(everything) - len(expected)
 
 
+def test_validation_is_not_cut_short_with_the_sample_of_train(make: Any) -> None:
+    small = make(val_data_files=None, val_fraction=0.2, max_train_bytes=200, max_val_bytes=8000).describe()
+    assert 200 <= small["train_bytes"] < 1000
+    assert small["validation_bytes"] >= 8000
+
+
 # A tokenizer of one's own.
 
 
