@@ -23,6 +23,7 @@ import torch
 from mlflow.exceptions import MlflowException
 
 import resbench.harness.fit
+from resbench.harness.errors import Preempted
 
 _PR_SET_PDEATHSIG = 1
 
@@ -61,7 +62,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """A trial to the sweep: it raised. ``transient`` if the tracking store refused, which another attempt may not meet again."""
+    """A trial to the sweep: it raised. ``transient`` if the tracking store refused or somebody stopped it, which another attempt may not meet again."""
 
     reason: str
     transient: bool = False
@@ -102,7 +103,7 @@ def main(job: Job, connection: Connection) -> None:
         connection.send(Finished(result.outcome, result.val_loss, result.tokens))
     except BaseException as error:  # also SystemExit from a library: the sweep has to hear of any end
         traceback.print_exc()
-        transient = isinstance(error, MlflowException | ConnectionError | TimeoutError)
+        transient = isinstance(error, MlflowException | ConnectionError | TimeoutError | Preempted)
         connection.send(Failed(f"{type(error).__name__}: {error}", transient))
     finally:
         sys.stdout.flush()

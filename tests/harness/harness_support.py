@@ -196,3 +196,11 @@ class _CountFetches(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         self.count += func is torch.ops.aten._local_scalar_dense.default
         return func(*args, **(kwargs or {}))
+
+
+class BreaksOnStep14(BreaksForward):
+    """The same in a network of two sublayers: it is sublayer 1."""
+
+    def boundary(self, state: Tensor, ctx: None, y: Tensor, i: int) -> tuple[Tensor, Tensor, None]:
+        state, u, ctx = ResNet.boundary(self, state, ctx, y, i)
+        return state, self.spoil(u) if self.spoiling() else u, ctx

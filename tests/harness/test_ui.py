@@ -31,6 +31,9 @@ def test_it_serves_the_runs_and_ends_cleanly(argv: Argv, output_dir: Path) -> No
         assert "<html" in fetch(url, patience_s=5).lower()
         family = psutil.Process(ui.pid).children(recursive=True)
         assert family
+        processes = [psutil.Process(ui.pid), *family]
+        sockets = [c for process in processes for c in process.net_connections() if c.status == psutil.CONN_LISTEN]
+        assert {c.laddr.ip for c in sockets} == {"127.0.0.1"}
         ui.send_signal(signal.SIGINT)
         assert ui.wait(20) == 0
         assert "Traceback" not in ui.stdout.read()
