@@ -62,7 +62,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """A trial to the sweep: it raised. ``transient`` if the tracking store refused or somebody stopped it, which another attempt may not meet again."""
+    """A trial to the sweep: it raised. ``transient`` if the tracking store refused or somebody stopped it: another attempt may fare better."""
 
     reason: str
     transient: bool = False

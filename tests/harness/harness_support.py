@@ -19,6 +19,9 @@ from resbench.harness.store import default_tracking_uri, open_store
 
 Argv = Callable[..., list[str]]
 
+MEASURED = ("system/", "start/", "perf/", "mem/", "progress/wall_s", "progress/validation_s")
+"""Metrics of time and memory, which no two runs share."""
+
 
 def client_of(output_dir: Path) -> MlflowClient:
     return open_store(default_tracking_uri(output_dir))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from harness_support import client_of, history, run_of
+from harness_support import MEASURED, client_of, history, run_of
 
 from resbench.harness import holding, names
 from resbench.harness.checkpoint_io import checkpoints
@@ -44,9 +44,8 @@ def start(arguments: list[str], output_dir: Path, after_checkpoints: int) -> tup
 
 def deterministic(output_dir: Path, run_id: str) -> dict[str, list[tuple[int, float]]]:
     """Every metric that does not measure time or memory."""
-    measured = ("system/", "perf/", "mem/", "start/", "progress/wall_s", "progress/validation_s")
     metrics = run_of(output_dir, run_id).data.metrics
-    return {name: history(output_dir, run_id, name) for name in metrics if not name.startswith(measured)}
+    return {name: history(output_dir, run_id, name) for name in metrics if not name.startswith(MEASURED)}
 
 
 def final_state(output_dir: Path, run_id: str) -> dict[str, Any]:

@@ -14,14 +14,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from harness_support import Argv, history
+from harness_support import MEASURED, Argv, history
 from mlflow import MlflowClient
 
 from resbench.harness import names, tracking
 from resbench.harness.fit import fit
-
-MEASURED = ("system/", "perf/", "mem/", "progress/wall_s", "progress/validation_s")
-"""Metrics of time and memory, which no two runs share."""
 
 
 class Server:
