@@ -124,19 +124,26 @@ class TrackedRun:
         with self._wake:
             self._closing = True
             self._wake.notify_all()
-        if sent:
-            self._spool.unlink(missing_ok=True)
-        else:
-            points = [{"key": m.key, "value": m.value, "timestamp": m.timestamp, "step": m.step} for m in self._pending]
-            self._spool.parent.mkdir(parents=True, exist_ok=True)
-            kept = {"run_id": self.run_id, "metrics": points, "texts": self._texts}
-            self._spool.write_text(json.dumps(kept), encoding="utf-8")
-            log.warning(
-                "MLflow did not take %d metric values in time; they are in %s, and the same command with --resume %s sends them",
-                len(points),
-                self._spool,
-                self.run_id,
-            )
+        try:
+            if sent:
+                self._spool.unlink(missing_ok=True)
+            else:
+                self._keep_unsent()
+        except OSError as error:  # the run's folder is gone; how it ended must be said all the same
+            if not sent:
+                log.warning("MLflow did not take %d metric values, nor does the disk: %s", len(self._pending), error)
+
+    def _keep_unsent(self) -> None:
+        points = [{"key": m.key, "value": m.value, "timestamp": m.timestamp, "step": m.step} for m in self._pending]
+        self._spool.parent.mkdir(parents=True, exist_ok=True)
+        kept = {"run_id": self.run_id, "metrics": points, "texts": self._texts}
+        self._spool.write_text(json.dumps(kept), encoding="utf-8")
+        log.warning(
+            "MLflow did not take %d metric values in time; they are in %s, and the same command with --resume %s sends them",
+            len(points),
+            self._spool,
+            self.run_id,
+        )
 
     def finish(self, tags: Mapping[str, str | None], status: str, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Send everything, set the last tags and give the run its final status (FINISHED, FAILED or KILLED).
