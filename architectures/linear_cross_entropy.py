@@ -98,7 +98,7 @@ def minus_one_at(p: Tensor, index: Tensor) -> Tensor:
     """``p`` [M, V] less one at each row's index [M, 1]; overwrites ``p`` where that saves a pass."""
     if torch.compiler.is_compiling():  # a comparison fuses with what surrounds it, a scatter does not
         return p - (torch.arange(p.shape[-1], device=p.device) == index).to(p.dtype)
-    return p.scatter_add_(-1, index, p.new_full((), -1.0).expand_as(index))
+    return p.scatter_(-1, index, p.gather(-1, index) - 1)  # unlike scatter_add_, deterministic on every device
 
 
 class _Chunked(torch.autograd.Function):
