@@ -1,0 +1,108 @@
+"""From a store into a run file."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from resbench.harness.runs.archive import KINDS, DatasetRecord, Metrics, RunRecord, Writer, check_path
+from resbench.harness.runs.restore import IMPORT_TAGS, ORIGIN
+from resbench.harness.runs.select import Found
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PARENT = "mlflow.parentRunId"
+
+
+@dataclass
+class Exported:
+    """``left_out``: artifacts that did not fit or do not travel, by run."""
+
+    runs: int = 0
+    artifacts: int = 0
+    left_out: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+def export_runs(client: "MlflowClient", found: Sequence[Found], path: Path, artifact_limit: int) -> Exported:
+    """Write runs to ``path``, with their artifacts of at most ``artifact_limit`` bytes each.
+
+    The parent of a run is named by its origin, as the run itself is. Raises OSError if the file cannot be written.
+    """
+    exported = Exported()
+    origins = {item.run.info.run_id: _origin(item) for item in found}
+    with Writer(path, version("resbench")) as writer:
+        for item in found:
+            run = item.run
+            small, left_out = _artifacts(client, run.info.run_id, artifact_limit)
+            tags = {name: value for name, value in run.data.tags.items() if name not in IMPORT_TAGS}
+            if PARENT in tags:
+                tags[PARENT] = origins.get(tags[PARENT], tags[PARENT])
+            record = RunRecord(
+                origin=origins[run.info.run_id],
+                experiment=item.experiment,
+                status=run.info.status,
+                start_time=run.info.start_time,
+                end_time=run.info.end_time,
+                params=dict(sorted(run.data.params.items())),
+                tags=dict(sorted(tags.items())),
+                datasets=_datasets(item),
+                left_out=left_out,
+            )
+            points = {
+                name: [(p.value, p.timestamp, p.step) for p in client.get_metric_history(run.info.run_id, name)]
+                for name in sorted(run.data.metrics)
+            }
+            for history in points.values():
+                history.sort(key=lambda point: (point[2], point[1]))
+            writer.add(record, Metrics(points=points), _contents(client, run.info.run_id, small))
+            exported.runs += 1
+            exported.artifacts += len(small)
+            if left_out:
+                exported.left_out[record.origin] = left_out
+    return exported
+
+
+def _origin(item: Found) -> str:
+    return str(item.run.data.tags.get(ORIGIN) or item.run.info.run_id)
+
+
+def _datasets(item: Found) -> list[DatasetRecord]:
+    inputs = item.run.inputs.dataset_inputs if item.run.inputs else []
+    return [
+        DatasetRecord(
+            name=given.dataset.name,
+            digest=given.dataset.digest,
+            source_type=given.dataset.source_type,
+            source=given.dataset.source,
+            data_schema=given.dataset.schema,
+            profile=given.dataset.profile,
+            tags={tag.key: tag.value for tag in given.tags},
+        )
+        for given in inputs
+    ]
+
+
+def _artifacts(client: "MlflowClient", run_id: str, limit: int) -> tuple[list[str], dict[str, str]]:
+    small: list[str] = []
+    left_out: dict[str, str] = {}
+    folders: list[str | None] = [None]
+    while folders:
+        for entry in client.list_artifacts(run_id, folders.pop()):
+            if entry.is_dir:
+                folders.append(entry.path)
+            elif PurePosixPath(entry.path).suffix.lower() not in KINDS:
+                left_out[entry.path] = "not of a kind that travels"
+            elif (entry.file_size or 0) > limit:
+                left_out[entry.path] = f"{entry.file_size} bytes"
+            else:
+                small.append(check_path(entry.path))
+    return sorted(small), dict(sorted(left_out.items()))
+
+
+def _contents(client: "MlflowClient", run_id: str, paths: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    with tempfile.TemporaryDirectory(prefix="resbench-export-") as folder:
+        for path in paths:
+            yield path, Path(client.download_artifacts(run_id, path, folder)).read_bytes()
