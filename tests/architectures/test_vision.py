@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from resbench.architectures.backbones.preact_resnet import PreActResNet, as_images, as_positions
 from resbench.architectures.backbones.transformer import Transformer
 from resbench.architectures.backbones.vit import VisionTransformer, patches, sine_cosine
+from resbench.architectures.registry import available
 from resbench.architectures.scheme import SchemeFactory
 from resbench.architectures.schemes.hc import HyperConnections
 from resbench.architectures.schemes.identity_hc import IdentityHyperConnections
@@ -172,6 +173,22 @@ def test_gradients_reach_everything_and_images_do_not_mix_in_evaluation(network:
     )
     model.eval()
     torch.testing.assert_close(model(images())[:1], model(images()[:1]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", list(available("scheme")))
+def test_every_installed_scheme_trains_in_both(scheme: str) -> None:
+    for network in (NETWORKS["basic"], NETWORKS["vit"]):
+        torch.manual_seed(0)
+        model = network(available("scheme")[scheme].load())
+        nn.init.normal_(model.head.weight, std=0.1)
+        before = cross_entropy(model(images()), torch.tensor([0, 1, 2]))
+        before.backward()
+        assert model.no_weight_decay() <= dict(model.named_parameters()).keys()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter -= 1e-3 * parameter.grad
+        assert cross_entropy(model(images()), torch.tensor([0, 1, 2])) < before
 
 
 def test_observers_see_sublayers_numbered_through_the_stages() -> None:
