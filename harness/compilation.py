@@ -19,9 +19,15 @@ RECOMPILATIONS = 64
 
 
 def share_caches() -> Path:
-    """Point the compilers' caches to folders that outlive the process. Returns the first of them."""
+    """Point the compilers' caches to folders that outlive the process and its machine's restart. Returns the first of them.
+
+    What the user has set stays; torch writes its own default, a temporary folder, into the same variable, and that does not count as set.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir as of_torch
+
     for variable, folder in CACHES.items():
-        os.environ.setdefault(variable, str(default_cache_dir() / folder))
+        if os.environ.get(variable, of_torch()) == of_torch():
+            os.environ[variable] = str(default_cache_dir() / folder)
     return Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
 
 

@@ -1,5 +1,6 @@
 """What a training step does and does not do: no wait for the device but at readings, every millisecond in one part, clipping in the optimizer."""
 
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -9,10 +10,12 @@ import pytest
 import torch
 from harness_support import Watch, history
 from torch import nn
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from resbench.architectures.registry import available
 from resbench.harness import names
 from resbench.harness.breakdown import ActivationMemory, StepBreakdown
+from resbench.harness.compilation import share_caches
 from resbench.harness.config import parse
 from resbench.harness.fit import fit
 from resbench.harness.module import clip
@@ -151,3 +154,16 @@ def test_every_scheme_trains_as_one_graph(argv: Argv, scheme: str, monkeypatch: 
         loss.backward()
     assert len(graphs) == 1
     assert loss.item() == pytest.approx(module.evaluate(batch).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("chosen", [None, "torch's", "/my/cache"])
+def test_compilers_caches_are_shared_unless_the_user_has_one(
+    chosen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESBENCH_CACHE", "/shared")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/triton")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    if chosen is not None:  # torch writes its own default there when it is first used
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir() if chosen == "torch's" else chosen)
+    assert str(share_caches()) == ("/my/cache" if chosen == "/my/cache" else "/shared/inductor")
+    assert os.environ["TRITON_CACHE_DIR"] == "/triton"
