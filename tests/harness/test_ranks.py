@@ -30,6 +30,7 @@ Fit = Callable[..., RunResult]
 TOLERANCE = 1e-4
 STEPWISE = ("--trainer.log_every_n_steps=1", "--model.eps=1e-3")
 ONE = ("--data.batch_size=8", "--budget.tokens=2560")
+SELDOM = ("--every.validation=1280", "--every.checkpoint=2560")
 TWO = ("--data.batch_size=4", "--budget.tokens=2560", "--trainer.devices=2")
 SCHEMES = sorted(name for name, plugin in available("scheme").items() if plugin.distribution == "resbench")
 
@@ -83,9 +84,9 @@ def stop_at(stop: int, tokens: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_two_processes_train_what_one_trains(two: Fit, argv: Argv, output_dir: Path, scheme: str) -> None:
-    one = fit(argv(f"--model.scheme={scheme}", *STEPWISE, *ONE))
+    one = fit(argv(f"--model.scheme={scheme}", *STEPWISE, *SELDOM, *ONE))
     for strategy in ("ddp", "fsdp2"):
-        both = two(argv(f"--model.scheme={scheme}", *STEPWISE, *TWO, f"--trainer.strategy={strategy}"))
+        both = two(argv(f"--model.scheme={scheme}", *STEPWISE, *SELDOM, *TWO, f"--trainer.strategy={strategy}"))
         assert both.outcome == "complete"
         for metric in (names.TRAIN_LOSS, names.VAL_LOSS, names.GRAD_NORM):
             compare(output_dir, one.run_id, both.run_id, metric)
