@@ -61,6 +61,10 @@ class Agenda:
         del self._in_flight[planned.key]
         self._failed.add(planned.key)
 
+    def retry(self) -> None:
+        """Offer failed runs again."""
+        self._failed.clear()
+
     def ended(self, planned: PlannedRun, entry: Entry) -> None:
         """A run with a result; trials pass it on to their study."""
         self._in_flight.pop(planned.key, None)

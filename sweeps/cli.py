@@ -1,4 +1,4 @@
-"""``resbench sweep plan FILE`` and ``resbench sweep run FILE``."""
+"""``resbench sweep plan | run | status | stop | retry FILE``."""
 
 import argparse
 from collections.abc import Sequence
@@ -16,6 +16,8 @@ INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sweep command; the exit code, 1 if a run failed. Raises ValueError or OSError for what the user can put right."""
     arguments = _parser().parse_args(argv)
+    if arguments.command in ("status", "stop", "retry"):
+        return _look_after(arguments)
     from resbench.sweeps.spec import find_file, load_spec
 
     spec = load_spec(arguments.file, arguments.set)
@@ -35,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="resbench sweep", description="Many runs from one file: schemes x sizes x seeds, searches included."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{plan,run}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{plan,run,status,stop,retry}")
     for name, summary in (
         ("plan", "show every cell, its cost and an estimate of the time; run nothing"),
         ("run", "run, or go on with, a sweep"),
@@ -72,7 +74,41 @@ def _parser() -> argparse.ArgumentParser:
                 action="store_true",
                 help="the file has new cells or seeds since the sweep started: run them too",
             )
+    for name, summary in (
+        ("status", "cells, states, best values, time left, and what died or failed"),
+        ("stop", "let the runs under way end, and start no more; `sweep run` goes on later"),
+        ("retry", "put failed runs back in the queue"),
+    ):
+        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        add = command.add_argument
+        add("file", metavar="FILE", help="the sweep file, or the sweep's name")
+        add("--output-dir", metavar="DIR", default=DEFAULT_OUTPUT, help="the one of `sweep run` (default: %(default)s)")
+        add("--tracking-uri", metavar="URI", help="the one of `sweep run`")
     return parser
+
+
+def _look_after(arguments: argparse.Namespace) -> int:
+    from resbench.harness.store import default_tracking_uri
+    from resbench.sweeps.care import retry, show, stop
+
+    output_dir = Path(arguments.output_dir).expanduser().resolve()
+    uri = arguments.tracking_uri or default_tracking_uri(output_dir)
+    study = _name(arguments.file)
+    folder = output_dir / "sweeps" / study
+    return {"status": show, "stop": stop, "retry": retry}[arguments.command](study, uri, folder)
+
+
+def _name(file: str) -> str:
+    """The name of the sweep in a file, of a shipped one, or the name itself of one whose file is elsewhere."""
+    from resbench.sweeps.spec import find_file, load_spec
+
+    if Path(file).suffix in (".yaml", ".yml"):
+        return load_spec(file).name
+    try:
+        found = find_file(file)
+    except FileNotFoundError:
+        return file
+    return load_spec(file).name if found.is_file() else file
 
 
 def _positive(text: str) -> int:

@@ -46,6 +46,9 @@ class Entry:
     flops_per_token: float | None
     cell: str
     phase: str
+    seconds: float | None = None
+    """Training time, or from start to end where that was not measured."""
+    error: str = ""
 
     @property
     def has_result(self) -> bool:
@@ -172,6 +175,12 @@ class Ledger:
         self._client.set_terminated(run_id, "FAILED")
         self.refresh(planned)
 
+    def requeue(self, entry: Entry) -> None:
+        """A failed run back among those that wait; it keeps its MLflow run and its checkpoints."""
+        self._client.delete_tag(entry.run_id, names.TAG_OUTCOME)
+        self._client.delete_tag(entry.run_id, names.TAG_ERROR)
+        self._client.update_run(entry.run_id, status="SCHEDULED")
+
     def interrupt(self, planned: PlannedRun) -> None:
         """A run stopped on the user's word: shown as killed, taken up again by the next `sweep run`."""
         if not self.close(planned).has_result:
@@ -210,7 +219,14 @@ def entry_of(run: Run) -> Entry:
         flops_per_token=_number(params.get(names.FLOPS_PER_TOKEN)),
         cell=tags.get(names.TAG_CELL, ""),
         phase=tags.get(names.TAG_PHASE, ""),
+        seconds=metrics.get(names.PROGRESS_WALL_S) or _elapsed(run),
+        error=tags.get(names.TAG_ERROR, ""),
     )
+
+
+def _elapsed(run: Run) -> float | None:
+    start, end = run.info.start_time, run.info.end_time
+    return (end - start) / 1000 if start and end else None
 
 
 def _number(text: str | None) -> float | None:

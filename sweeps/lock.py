@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from resbench.sweeps.control import clear
+
 _PATIENCE_S = 60.0
 
 
@@ -38,6 +40,7 @@ def sweep_lock(folder: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {os.uname().nodename}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         file.flush()
         _wait_for_trials(folder)
+        clear(folder)
         try:
             yield
         finally:

@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from resbench.sweeps import control
 from resbench.sweeps.agenda import Agenda, Task
 from resbench.sweeps.estimate import Throughput
 from resbench.sweeps.ledger import Entry, Ledger
@@ -81,6 +82,7 @@ class Runner:
         self._attempts: Counter[str] = Counter()
         self._timed_out: dict[str, str] = {}
         self._summary = Summary()
+        self._draining = False
         done = [entry for entry in ledger.entries() if entry.has_result]
         self._display = Display(console, plan.spec.name, plan.runs, len(done))
         self._eta = Eta(self._work_left(), min(machine.workers, plan.runs))
@@ -91,6 +93,7 @@ class Runner:
         with _stop_signals() as stopped, self._display:
             try:
                 while not stopped():
+                    self._listen()
                     self._fill()
                     if not self._tasks:
                         break
@@ -101,7 +104,7 @@ class Runner:
             finally:
                 for key in self._pool.kill_all():
                     self._ledger.interrupt(self._tasks.pop(key).planned)
-            self._summary.interrupted = stopped()
+            self._summary.interrupted = stopped() or self._draining
         self._summary.seconds = time.monotonic() - start
         self._summary.outcomes = Counter(entry.outcome for entry in self._ledger.entries() if entry.has_result)
         self._summary.winners = self._agenda.winners()
@@ -112,8 +115,22 @@ class Runner:
                 )
         return self._summary
 
+    def _listen(self) -> None:
+        """What `resbench sweep stop` and `resbench sweep retry` said meanwhile."""
+        if control.take_retry(self._folder):
+            self._agenda.retry()
+            self._summary.failures.clear()
+            self._display.line("failed runs are tried again", "yellow")
+        if not self._draining and control.asked_to_stop(self._folder):
+            self._draining = True
+            self._display.line(f"asked to stop: {len(self._tasks)} under way end first", "yellow")
+
     def _fill(self) -> None:
-        while (slot := self._pool.free_slot()) is not None and (task := self._agenda.next()) is not None:
+        while (
+            not self._draining
+            and (slot := self._pool.free_slot()) is not None
+            and (task := self._agenda.next()) is not None
+        ):
             self._start(task, slot)
 
     def _start(self, task: Task, slot: int) -> None:
