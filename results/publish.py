@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -34,7 +34,7 @@ def files_of(leaderboard: Leaderboard, tracking_uri: str) -> dict[str, str | byt
     )
     files: dict[str, str | bytes] = {}
     for drawing in drawings:
-        files |= _figure_files(drawing)
+        files |= figure_files(drawing)
     return files | {
         "leaderboard.csv": to_csv(leaderboard),
         "leaderboard.json": to_json(leaderboard),
@@ -43,11 +43,11 @@ def files_of(leaderboard: Leaderboard, tracking_uri: str) -> dict[str, str | byt
     }
 
 
-def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
+def write_files(folder: Path, files: Mapping[str, str | bytes], figures: Sequence[str] = (*NAMES, *SOMETIMES)) -> None:
     """Write all files beside the folder first, then move each into place in one step, in the order given.
 
     Whatever stops this, every file in the folder is whole, old or new. Files that the mapping does not name are left
-    alone, but for figures that are no longer drawn. Raises OSError when the folder cannot be written.
+    alone, but for those of `figures` that are no longer drawn. Raises OSError when the folder cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(exist_ok=True)
@@ -61,15 +61,14 @@ def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
         for name in files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(staging / name, folder / name)
-        for name in {f"figures/{name}.{kind}" for name in (*NAMES, *SOMETIMES) for kind in ("svg", "png", "csv")} - set(
-            files
-        ):
+        for name in {f"figures/{name}.{kind}" for name in figures for kind in ("svg", "png", "csv")} - set(files):
             (folder / name).unlink(missing_ok=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _figure_files(drawing: Drawing) -> dict[str, str | bytes]:
+def figure_files(drawing: Drawing) -> dict[str, str | bytes]:
+    """The files of one figure by path; none if it was not drawn."""
     name = f"figures/{drawing.name}"
     if not drawing.svg:
         return {}
