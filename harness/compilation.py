@@ -1,12 +1,14 @@
 """torch.compile for training: one full graph, fixed shapes, and a cache that all trials of a machine share."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
+from resbench.harness.compiled_files import remove_broken
 from resbench.tasks.cache import default_cache_dir
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune-no-cudagraphs"]
@@ -34,20 +36,30 @@ def share_caches() -> Path:
 def compiled(network: nn.Module, mode: CompileMode = "default", whole: bool = True) -> Callable[..., Any]:
     """The network as one graph. The first call compiles, and raises ValueError for code that breaks the graph.
 
-    Not ``whole`` allows breaks: FSDP2 gathers weights between the parts, outside of any graph.
+    Not ``whole`` allows breaks: FSDP2 gathers weights between the parts, outside of any graph. What a killed process left half-written in the
+    compilers' cache is removed before compiling, and once more if compiling fails, which is then tried again.
     """
     import torch._dynamo
 
-    share_caches()
+    cache = share_caches()
+    _mend(cache)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILATIONS)
     # A new shape is compiled anew: kernels for "any" shape are slower, and a run has one.
     found: Callable[..., Any] = torch.compile(
         network, fullgraph=whole, dynamic=False, mode=None if mode == "default" else mode
     )
 
-    def run(*inputs: Any, **named: Any) -> Any:
+    def attempt(*inputs: Any, **named: Any) -> Any:
         try:
             return found(*inputs, **named)
+        except (torch._dynamo.exc.BackendCompilerFailed, ImportError, OSError):
+            if not _mend(cache):
+                raise
+            return found(*inputs, **named)
+
+    def run(*inputs: Any, **named: Any) -> Any:
+        try:
+            return attempt(*inputs, **named)
         except torch._dynamo.exc.Unsupported as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(
@@ -56,3 +68,14 @@ def compiled(network: nn.Module, mode: CompileMode = "default", whole: bool = Tr
             ) from error
 
     return run
+
+
+def _mend(cache: Path) -> bool:
+    """Whether something was broken, and is removed now."""
+    removed = remove_broken(cache)
+    if removed:
+        print(
+            f"{cache}: removed {len(removed)} compiled file(s) that a killed process had left half-written ({removed[0].name}, ...); compiling anew",
+            file=sys.stderr,
+        )
+    return bool(removed)
