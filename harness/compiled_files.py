@@ -1,7 +1,8 @@
 """Compiled files that a killed process left behind half-written, and their removal.
 
-The linker writes a shared library under its final name, and the compile cache takes any file of that name for a finished one. A process killed meanwhile
-so breaks every later compilation of the same code; a library that only asks whether the CPU has some instructions does worse, and turns them off in silence.
+The linker writes a shared library under its final name, and the compile cache takes any file of that name for a finished one. A process killed
+meanwhile so breaks every later compilation of the same code; a library that only asks whether the CPU has some instructions does worse, and turns
+them off in silence.
 """
 
 import struct
