@@ -1,4 +1,4 @@
-"""`resbench leaderboard build`: from the runs in MLflow to a page, a table in the terminal, and files to pass on."""
+"""`resbench leaderboard build` (and submit, check): from the runs in MLflow to a page, a table in the terminal, and files to pass on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resbench.results.submission.cli import add_commands as add_submission_commands
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> int:
     """Run `resbench leaderboard ...`; returns the exit status. What a user got wrong raises ValueError or OSError."""
     arguments = _parser().parse_args(argv)
+    if "run" in arguments:
+        status: int = arguments.run(arguments)
+        return status
     return build(
         arguments.study,
         arguments.tracking_uri,
@@ -139,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         help="largest difference in loss that counts as none, for the equivalence tests (default: 0.01 nats/token)",
     )
+    add_submission_commands(commands)
     return parser
 
 

@@ -77,7 +77,7 @@ def simulate_run(
         *(f"scheme.{k}={v}" for k, v in scheme.fields.items()),
     ]
     cell = ",".join([*parts, setting] if setting else parts)
-    connection = 0 if scheme.name == "resnet" else 24 * DEPTH[size] * 130
+    connection = connection_params(scheme, size)
     run_tags = {
         "scheme": scheme.name,
         "size": size,
@@ -151,6 +151,11 @@ def simulate_sweep(
     return str(experiment)
 
 
+def connection_params(scheme: Scheme, size: str) -> int:
+    """Parameters of a simulated scheme's residual connections."""
+    return 0 if scheme.name == "resnet" else 24 * DEPTH[size] * 130
+
+
 def true_loss(scheme: Scheme, size: str, tokens: int) -> float:
     """The loss a run would have without noise, nats/token: falling with tokens and size, plus the scheme's effect."""
     return (
@@ -182,7 +187,7 @@ def _history(
             "stability/gain_forward": (scheme.gain or 1.0) ** (2 * DEPTH[size]),
             "stability/gain_backward": (scheme.gain or 1.0) ** (2 * DEPTH[size]) * 1.1,
             "progress/tokens": tokens,
-            "progress/flops": tokens * 6.0 * PARAMS[size],
+            "progress/flops": tokens * 6.0 * (PARAMS[size] + connection_params(scheme, size)),
             "progress/wall_s": tokens / speed,
         }
         for key, value in values.items():
