@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated import ESCAPES, MARKUP, SCRIPT, Store
 from simulated_laws import ladder
@@ -159,6 +159,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, capsys: pytest.Cap
     assert "not a regular file" in capsys.readouterr().out
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
 def test_no_bytes_do_more_than_be_refused(raw: bytes) -> None:
     with pytest.raises(Refused):
