@@ -52,11 +52,19 @@ class Agenda:
     def started(self, planned: PlannedRun) -> None:
         self._in_flight[planned.key] = planned
 
-    def give_back(self, planned: PlannedRun) -> None:
+    def waits(self) -> bool:
+        """Whether there may be something to do later though nothing is under way here: never, nobody else works on it."""
+        return False
+
+    def lost(self) -> set[str]:
+        """Runs that were given to somebody else meanwhile: none, for the same reason."""
+        return set()
+
+    def give_back(self, planned: PlannedRun, *, died: bool = False) -> None:
         """A run that stopped without a result and should be started again."""
         del self._in_flight[planned.key]
 
-    def failed(self, planned: PlannedRun) -> None:
+    def failed(self, planned: PlannedRun, reason: str) -> None:
         """A failed trial stays unfinished in its study, so that a retry keeps its number and the cells' budgets stay equal."""
         del self._in_flight[planned.key]
         self._failed.add(planned.key)

@@ -15,7 +15,7 @@ from resbench.sweeps.status import print_status, status_of
 
 def show(study: str, uri: str, folder: Path) -> int:
     """Print where the sweep stands; 1 if something needs a hand. Raises ValueError if there is no such sweep."""
-    ledger, record = _open(study, uri)
+    ledger, record = open_books(study, uri)
     who = control.holder(folder)
     status = status_of(ledger, record, alive=who is not None)
     words = f"It is being run by {who}." if who else "Nobody runs it now."
@@ -40,7 +40,7 @@ def stop(study: str, uri: str, folder: Path) -> int:
 
 def retry(study: str, uri: str, folder: Path) -> int:
     """Queue failed runs again, in the running sweep or for the next `sweep run`."""
-    ledger, _ = _open(study, uri)
+    ledger, _ = open_books(study, uri)
     failed = [entry for entry in ledger.entries() if entry.outcome == "failed"]
     if not failed:
         print(f"no run of {study} has failed")
@@ -57,7 +57,8 @@ def retry(study: str, uri: str, folder: Path) -> int:
     return 0
 
 
-def _open(study: str, uri: str) -> tuple[Ledger, dict[str, Any]]:
+def open_books(study: str, uri: str) -> tuple[Ledger, dict[str, Any]]:
+    """A sweep's runs and the record of what it consists of. Raises ValueError if there is no such sweep."""
     client = open_store(uri, must_exist=True)
     experiment = client.get_experiment_by_name(study)
     ledger = Ledger(client, experiment.experiment_id, study) if experiment else None

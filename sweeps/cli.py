@@ -1,6 +1,7 @@
-"""``resbench sweep plan | run | status | stop | retry FILE``."""
+"""``resbench sweep plan | run | worker | slurm | status | stop | retry FILE``."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,10 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     output_dir = Path(arguments.output_dir).expanduser().resolve()
     workers = arguments.workers or spec.workers or 1
     file = find_file(arguments.file)
+    if arguments.command == "slurm":
+        return _slurm(spec, arguments)
     if arguments.command == "plan":
         return _plan(spec, file, output_dir, arguments.tracking_uri, workers)
     try:
-        return _run(spec, file, output_dir, arguments, workers)
+        start = _work if arguments.command == "worker" else _run
+        return start(spec, file, output_dir, arguments, workers)
     except KeyboardInterrupt:
         print(f"\nInterrupted. Nothing is lost: run the same command again to go on with {spec.name}.")
         return INTERRUPTED
@@ -37,10 +41,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="resbench sweep", description="Many runs from one file: schemes x sizes x seeds, searches included."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{plan,run,status,stop,retry}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{plan,run,worker,slurm,status,stop,retry}")
     for name, summary in (
         ("plan", "show every cell, its cost and an estimate of the time; run nothing"),
         ("run", "run, or go on with, a sweep"),
+        ("worker", "run a sweep together with any number of other workers, on any machines"),
+        ("slurm", "print a SLURM array job of workers"),
     ):
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         add = command.add_argument
@@ -68,7 +74,27 @@ def _parser() -> argparse.ArgumentParser:
             metavar="URI",
             help="MLflow store (default: MLFLOW_TRACKING_URI, or SQLite in the output folder)",
         )
-        if name == "run":
+        if name in ("worker", "slurm"):
+            add(
+                "--storage",
+                metavar="URL",
+                required=True,
+                help="the database the workers share: postgresql://USER@HOST/DATABASE, or sqlite:///PATH on one machine",
+            )
+        if name == "worker":
+            add(
+                "--heartbeat",
+                metavar="S",
+                type=_positive,
+                default=15,
+                help="seconds between signs of life; a worker silent for four times as long is dead (default: %(default)s)",
+            )
+        if name == "slurm":
+            add("--array", metavar="N", type=_positive, default=4, help="worker jobs (default: %(default)s)")
+            add("--gpus", metavar="N", type=int, default=1, help="GPUs of each job (default: %(default)s)")
+            add("--cpus", metavar="N", type=_positive, default=8, help="CPU cores of each job (default: %(default)s)")
+            add("--time", metavar="HH:MM:SS", default="04:00:00", help="time limit of each job (default: %(default)s)")
+        if name in ("run", "worker"):
             add(
                 "--extend",
                 action="store_true",
@@ -84,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
         add("file", metavar="FILE", help="the sweep file, or the sweep's name")
         add("--output-dir", metavar="DIR", default=DEFAULT_OUTPUT, help="the one of `sweep run` (default: %(default)s)")
         add("--tracking-uri", metavar="URI", help="the one of `sweep run`")
+        add("--storage", metavar="URL", help="of a sweep that workers run: their database")
+        if name == "stop":
+            add("--undo", action="store_true", help="with --storage: let workers start again")
     return parser
 
 
@@ -91,10 +120,21 @@ def _look_after(arguments: argparse.Namespace) -> int:
     from resbench.harness.store import default_tracking_uri
     from resbench.sweeps.care import retry, show, stop
 
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+    if arguments.command == "stop" and arguments.undo and not arguments.storage:
+        raise ValueError("--undo: only with --storage; a sweep on one machine goes on with `resbench sweep run`")
     output_dir = Path(arguments.output_dir).expanduser().resolve()
     uri = arguments.tracking_uri or default_tracking_uri(output_dir)
     study = _name(arguments.file)
     folder = output_dir / "sweeps" / study
+    if arguments.storage:
+        from resbench.sweeps import care_shared
+
+        if arguments.command == "stop":
+            return care_shared.stop(study, arguments.storage, not arguments.undo)
+        look = care_shared.show if arguments.command == "status" else care_shared.retry
+        return look(study, uri, arguments.storage)
     return {"status": show, "stop": stop, "retry": retry}[arguments.command](study, uri, folder)
 
 
@@ -167,3 +207,43 @@ def _run(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Na
     if summary.interrupted:
         return INTERRUPTED
     return 0 if summary.complete else 1
+
+
+def _work(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Namespace, workers: int) -> int:
+    from resbench.harness.store import default_tracking_uri
+    from resbench.sweeps import pool
+
+    folder = output_dir / "sweeps" / spec.name
+    folder.mkdir(parents=True, exist_ok=True)
+    threads = pool.threads_per_worker(workers)
+    pool.warm_up(threads)
+    from resbench.sweeps.run import Machine
+    from resbench.sweeps.worker import work
+
+    changes = "".join(f"# --set {assignment}\n" for assignment in arguments.set)
+    summary = work(
+        _make_plan(spec, file),
+        storage=arguments.storage,
+        tracking_uri=arguments.tracking_uri or default_tracking_uri(output_dir),
+        file_text=changes + file.read_text(encoding="utf-8"),
+        folder=folder,
+        output_dir=output_dir,
+        machine=Machine(workers, threads, pool.gpus()),
+        extend=arguments.extend,
+        heartbeat_s=arguments.heartbeat,
+    )
+    if summary.interrupted:
+        return INTERRUPTED
+    return 0 if summary.complete else 1
+
+
+def _slurm(spec: "SweepSpec", arguments: argparse.Namespace) -> int:
+    from resbench.sweeps.slurm import ArrayJob, sbatch
+
+    job = ArrayJob(arguments.array, arguments.gpus, arguments.cpus, arguments.time)
+    worker = ["sweep", "worker", arguments.file, "--storage", arguments.storage, "--output-dir", arguments.output_dir]
+    worker += ["--tracking-uri", arguments.tracking_uri] if arguments.tracking_uri else []
+    worker += ["--workers", str(arguments.workers)] if arguments.workers else []
+    worker += [word for assignment in arguments.set for word in ("--set", assignment)]
+    print(sbatch(spec.name, worker, job), end="")
+    return 0

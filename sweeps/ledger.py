@@ -82,6 +82,15 @@ class Ledger:
     def entry(self, planned: PlannedRun) -> Entry | None:
         return self._entries.get(planned.key)
 
+    def look_up(self, planned: PlannedRun) -> Entry | None:
+        """A planned run as it is in MLflow now, where others write too."""
+        for run in self._search(f"tags.{KEY_TAG} = '{planned.key}' and tags.{names.TAG_STUDY} = '{self.study}'"):
+            entry = entry_of(run)
+            earlier = self._entries.get(planned.key)
+            if earlier is None or earlier.run_id == entry.run_id or entry.has_result:
+                self._entries[planned.key] = entry
+        return self._entries.get(planned.key)
+
     def begin(self, output_dir: Path, file_text: str, plan: Plan) -> None:
         """Create or reopen the parent run, and note what the sweep now consists of."""
         if self.parent_id is None:

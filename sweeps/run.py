@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -26,6 +26,9 @@ from resbench.sweeps.plan import Plan
 from resbench.sweeps.pool import Ended, Pool, Report
 from resbench.sweeps.progress import Display, Eta, count, duration
 from resbench.sweeps.yamlfile import dump
+
+if TYPE_CHECKING:
+    from resbench.sweeps.shared import SharedAgenda
 
 FIT = "resbench.harness.fit:fit"
 _POLL_S = 0.5
@@ -63,7 +66,7 @@ class Runner:
         self,
         plan: Plan,
         ledger: Ledger,
-        agenda: Agenda,
+        agenda: "Agenda | SharedAgenda",
         *,
         folder: Path,
         output_dir: Path,
@@ -95,7 +98,7 @@ class Runner:
                 while not stopped():
                     self._listen()
                     self._fill()
-                    if not self._tasks:
+                    if not self._tasks and (self._draining or not self._agenda.waits()):
                         break
                     for event in self._pool.wait(_POLL_S):
                         self._report(event) if isinstance(event, Report) else self._end(event)
@@ -103,7 +106,9 @@ class Runner:
                     self._display.tick(self._pool.running(), self._eta.seconds(self._work_under_way()))
             finally:
                 for key in self._pool.kill_all():
-                    self._ledger.interrupt(self._tasks.pop(key).planned)
+                    planned = self._tasks.pop(key).planned
+                    self._ledger.interrupt(planned)
+                    self._agenda.give_back(planned)
             self._summary.interrupted = stopped() or self._draining
         self._summary.seconds = time.monotonic() - start
         self._summary.outcomes = Counter(entry.outcome for entry in self._ledger.entries() if entry.has_result)
@@ -174,6 +179,12 @@ class Runner:
     def _end(self, event: Ended) -> None:
         task = self._tasks.pop(event.key)
         self._tokens.pop(event.key, None)
+        if event.key in self._agenda.lost():
+            self._display.line(
+                f"{task.planned.title}: taken over by another worker, this one was out of reach", "yellow"
+            )
+            self._agenda.give_back(task.planned)
+            return
         entry = self._ledger.close(task.planned)
         if entry.has_result:
             self._agenda.ended(task.planned, entry)
@@ -187,7 +198,7 @@ class Runner:
             self._attempts[event.key] += 1
             if self._attempts[event.key] < _ATTEMPTS:
                 self._display.line(f"{task.planned.title}: {reason.splitlines()[0]}; starting it again", "yellow")
-                self._agenda.give_back(task.planned)
+                self._agenda.give_back(task.planned, died=True)
                 return
         self._fail(task, reason)
 
@@ -206,13 +217,15 @@ class Runner:
 
     def _fail(self, task: Task, reason: str) -> None:
         self._ledger.fail(task.planned, reason)
-        self._agenda.failed(task.planned)
+        self._agenda.failed(task.planned, reason)
         self._eta.done(self._throughput.seconds(task.cell))
         log = self._folder / "logs" / f"{file_stem(task.planned.key)}.log"
         self._summary.failures[task.planned.title] = f"{reason}\n  log: {log}"
         self._display.line(f"{task.planned.title}  FAILED: {reason.splitlines()[0]}", "red")
 
     def _enforce_timeout(self) -> None:
+        for key in self._agenda.lost() & self._tasks.keys():
+            self._pool.kill(key)
         limit = self._plan.spec.timeout
         if limit is None:
             return

@@ -122,6 +122,10 @@ class CellSearch:
         self._live[trial.number] = trial
         return trial.number
 
+    def forget(self) -> None:
+        """Trials begun here are for whoever takes them up; what this process drew for them in advance is not kept."""
+        self._live.clear()
+
     def values(self, number: int) -> dict[str, Any]:
         """The hyper-parameters of a trial, drawn on the first call and the same ever after."""
         trial = self._trial(number)

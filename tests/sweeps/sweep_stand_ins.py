@@ -3,7 +3,8 @@
 `train` has the signature of `resbench.harness.fit.fit`. Its loss is a function of the configuration and the seed alone, and it goes on from a
 checkpoint file, as training does. `describe` stands for `resbench.harness.fit.describe`.
 
-Run as a script, ``python sweep_stand_ins.py FILE OUTPUT_DIR`` is `resbench sweep run` with these in place of training.
+Run as a script, ``python sweep_stand_ins.py FILE OUTPUT_DIR`` is `resbench sweep run` with these in place of training, and with a third argument,
+the URL of a database, it is `resbench sweep worker`.
 """
 
 import json
@@ -182,6 +183,34 @@ def run(
         )
 
 
+def work(file: Path, output_dir: Path, storage: str, *, extend: bool = False, workers: int = 1) -> Any:
+    """`resbench sweep worker` with the stand-ins, dead after three silent seconds; the summary."""
+    from resbench.sweeps import pool
+    from resbench.sweeps.plan import make_plan
+    from resbench.sweeps.run import Machine
+    from resbench.sweeps.spec import load_spec
+    from resbench.sweeps.worker import work as work_on
+
+    spec = load_spec(file)
+    folder = output_dir / "sweeps" / spec.name
+    folder.mkdir(parents=True, exist_ok=True)
+    pool.warm_up(1)
+    return work_on(
+        make_plan(spec, describe, FIELDS.__getitem__),
+        storage=storage,
+        tracking_uri=f"sqlite:///{output_dir / 'mlflow.db'}",
+        file_text=file.read_text(),
+        folder=folder,
+        output_dir=output_dir,
+        machine=Machine(workers, 1),
+        extend=extend,
+        heartbeat_s=1,
+        grace_s=3,
+        target="sweep_stand_ins:train",
+    )
+
+
 if __name__ == "__main__":
-    summary = run(Path(sys.argv[1]), Path(sys.argv[2]))
+    paths = Path(sys.argv[1]), Path(sys.argv[2])
+    summary = work(*paths, sys.argv[3]) if len(sys.argv) > 3 else run(*paths)
     sys.exit(130 if summary.interrupted else not summary.complete)

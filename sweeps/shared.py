@@ -1,0 +1,258 @@
+"""What a worker does next where many share a sweep: the same questions as `resbench.sweeps.agenda.Agenda` answers, answered by the queue.
+
+No worker knows of another but through the database; each may die or lose its connection at any line. What was written is found again by key: a
+claimed run whose result is in MLflow already is only booked.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from mlflow.exceptions import MlflowException
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from sqlalchemy.exc import DBAPIError
+
+from resbench.sweeps.agenda import Task
+from resbench.sweeps.ledger import Entry, Ledger
+from resbench.sweeps.plan import CellPlan, Plan, PlannedRun
+from resbench.sweeps.queue import Attempt, RunQueue
+from resbench.sweeps.search import CellSearch
+
+T = TypeVar("T")
+OUTAGES = (StorageInternalError, DBAPIError, MlflowException, ConnectionError)
+PATIENCE_S = 600.0
+_PAUSE_S = 0.5
+
+
+def persistently(do: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
+    """Do it again while a server is away; the last error is raised after ``patience_s`` seconds."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return do()
+        except OUTAGES:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE_S)
+
+
+class SharedLedger(Ledger):
+    """Books that others write to as well: what a claimed run already has is looked up, and outages are waited out."""
+
+    def open(self, planned: PlannedRun) -> str:
+        return persistently(lambda: super(SharedLedger, self).open(planned))
+
+    def refresh(self, planned: PlannedRun) -> Entry:
+        return persistently(lambda: super(SharedLedger, self).refresh(planned))
+
+    def close(self, planned: PlannedRun) -> Entry:
+        return persistently(lambda: super(SharedLedger, self).close(planned))
+
+    def fail(self, planned: PlannedRun, reason: str) -> None:
+        persistently(lambda: super(SharedLedger, self).fail(planned, reason))
+
+
+class SharedAgenda:
+    """One worker's view of the sweep. Heartbeats are sent by a thread, for as long as the agenda is entered as a context."""
+
+    def __init__(self, plan: Plan, ledger: Ledger, storage: RDBStorage, worker: str) -> None:
+        self._plan, self._ledger, self._worker = plan, ledger, worker
+        self._queue = RunQueue(storage, plan.spec.name)
+        self._interval = float(storage.heartbeat_interval or 1)
+        self._grace = float(storage.grace_period or 2 * self._interval)
+        self._searches: dict[str, CellSearch] = {}
+        if plan.spec.search:
+            for cell in plan.cells:
+                name = f"{plan.spec.name}/{cell.cell.id}"
+                self._searches[cell.cell.id] = CellSearch(plan.spec.search, name, storage, cell.tokens)
+        self._runs = {planned.key: (planned, cell) for cell in plan.cells for planned in _planned(plan, cell)}
+        self._mine: dict[str, Attempt] = {}
+        self._lost: set[str] = set()
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+        self._reachable_since = time.monotonic()
+        self._others_busy = True
+
+    def __enter__(self) -> "SharedAgenda":
+        self._thread = threading.Thread(target=self._beat, name="heartbeats", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def prepare(self) -> None:
+        """Queue every planned run that is not, and give each search its trials. Only within `resbench.sweeps.queue.opening`."""
+        for search in self._searches.values():
+            while search.ask() is not None:
+                pass
+            search.forget()
+        self._queue.add(self._runs)
+
+    @property
+    def stopping(self) -> bool:
+        return self._queue.stopping
+
+    def next(self) -> Task | None:
+        """Claim a run to start now; None if there is none at the moment, or the database is away."""
+        try:
+            return self._claim()
+        except OUTAGES:
+            self._reachable_since = time.monotonic()
+            self._others_busy = True
+            return None
+
+    def waits(self) -> bool:
+        """Whether there may be something to do later, though there is nothing now."""
+        return self._others_busy
+
+    def started(self, planned: PlannedRun) -> None:
+        """It was claimed by `next` already."""
+
+    def retry(self) -> None:
+        """`sweep retry` queues failed runs itself."""
+
+    def lost(self) -> set[str]:
+        """Runs that were taken from this worker, because its heartbeats did not arrive for too long."""
+        with self._lock:
+            return set(self._lost)
+
+    def give_back(self, planned: PlannedRun, *, died: bool = False) -> None:
+        self._let_go(planned, lambda attempt: self._queue.give_back(attempt, died=died))
+
+    def failed(self, planned: PlannedRun, reason: str) -> None:
+        self._let_go(planned, lambda attempt: self._queue.fail(attempt, reason))
+
+    def ended(self, planned: PlannedRun, entry: Entry) -> None:
+        """Tell the study, then the queue: a run that is complete in the queue is known to its search."""
+        if planned.phase == "search":
+            persistently(lambda: self._tell(planned, entry))
+        self._let_go(planned, lambda attempt: self._queue.complete(attempt, entry.outcome))
+
+    def give_up(self, planned: PlannedRun, tokens: int, loss: float) -> bool:
+        if planned.phase != "search":
+            return False
+        return persistently(lambda: self._searches[planned.cell.id].report(planned.number, tokens, loss))
+
+    def blocked_cells(self) -> list[str]:
+        return []  # the failed trials themselves are reported, by the worker that had them and by `sweep status`
+
+    def winners(self) -> dict[str, Mapping[str, Any]]:
+        with suppress(*OUTAGES):
+            return {cell: search.winner()[1] for cell, search in self._searches.items() if search.complete()}
+        return {}
+
+    def _claim(self) -> Task | None:
+        if self._queue.stopping:
+            self._others_busy = False
+            return None
+        if time.monotonic() - self._reachable_since > self._grace:
+            # Not sooner: after an outage every worker looks dead until its next heartbeat.
+            self._queue.bury()
+        latest = {key: attempt for key, attempt in self._queue.latest().items() if key in self._runs}
+        for attempt in [attempt for attempt in latest.values() if attempt.abandoned]:
+            reason = self._queue.requeue(attempt)
+            if reason:
+                self._fail_in_books(attempt.key, reason)
+        for key in self._order(latest):
+            attempt = latest[key]
+            if attempt.state is not TrialState.WAITING or not self._queue.claim(attempt, self._worker):
+                continue
+            with self._lock:
+                self._mine[key] = attempt
+                self._lost.discard(key)
+            task = persistently(lambda key=key: self._task(key))  # type: ignore[misc]
+            if task is not None:
+                return task
+        with self._lock:
+            mine = set(self._mine)
+        ended = (TrialState.COMPLETE, TrialState.FAIL)
+        self._others_busy = any(a.abandoned or a.state not in ended for key, a in latest.items() if key not in mine)
+        if self._others_busy and self._only_blocked(latest):
+            self._others_busy = False
+        return None
+
+    def _task(self, key: str) -> Task | None:
+        """What a claimed run is to be started with; None if MLflow has its result already, which is booked."""
+        planned, cell = self._runs[key]
+        known = self._ledger.look_up(planned)
+        if known is not None and known.has_result:
+            self.ended(planned, self._ledger.close(planned))
+            return None
+        search = self._searches.get(cell.cell.id)
+        if search is None:
+            return Task(planned, cell, {})
+        return Task(planned, cell, search.values(planned.number) if planned.phase == "search" else search.winner()[1])
+
+    def _order(self, latest: Mapping[str, Attempt]) -> list[str]:
+        """Trials of cells without one under way, then final runs of cells whose search is complete, seed by seed, then other trials."""
+        busy = {self._runs[key][1].cell.id for key, a in latest.items() if a.state is TrialState.RUNNING}
+        ready = {cell.cell.id for cell in self._plan.cells if self._search_complete(cell, latest)}
+        trials = [planned for planned, _ in self._runs.values() if planned.phase == "search"]
+        finals = [
+            planned for planned, cell in self._runs.values() if planned.phase == "final" and cell.cell.id in ready
+        ]
+        position = {seed: place for place, seed in enumerate(self._plan.spec.seeds)}
+        finals.sort(key=lambda planned: position[planned.seed])
+        trials.sort(key=lambda planned: planned.number)
+        first = [planned for planned in trials if planned.cell.id not in busy]
+        rest = [planned for planned in trials if planned.cell.id in busy]
+        return [planned.key for planned in (*first, *finals, *rest) if planned.key in latest]
+
+    def _search_complete(self, cell: CellPlan, latest: Mapping[str, Attempt]) -> bool:
+        keys = [self._plan.trial(cell.cell, number).key for number in range(self._plan.trials)]
+        return all(key in latest and latest[key].state is TrialState.COMPLETE for key in keys)
+
+    def _only_blocked(self, latest: Mapping[str, Attempt]) -> bool:
+        """Whether all that is left are final runs of cells with a failed trial."""
+        failed = {self._runs[key][1].cell.id for key, a in latest.items() if a.reason and a.state is TrialState.FAIL}
+        left = [key for key, a in latest.items() if a.state in (TrialState.WAITING, TrialState.RUNNING) or a.abandoned]
+        return all(
+            latest[key].state is TrialState.WAITING
+            and self._runs[key][0].phase == "final"
+            and self._plan.trials > 0
+            and self._runs[key][1].cell.id in failed
+            for key in left
+        )
+
+    def _tell(self, planned: PlannedRun, entry: Entry) -> None:
+        search = self._searches[planned.cell.id]
+        if not search.is_finished(planned.number):
+            search.values(planned.number)
+            loss = entry.val_loss if entry.outcome == "complete" else None
+            search.tell(planned.number, loss, entry.tokens, pruned=entry.outcome == "pruned")
+
+    def _fail_in_books(self, key: str, reason: str) -> None:
+        planned, _ = self._runs[key]
+        if self._ledger.look_up(planned) is not None:
+            self._ledger.fail(planned, reason)
+
+    def _let_go(self, planned: PlannedRun, book: Callable[[Attempt], None]) -> None:
+        with self._lock:
+            attempt = self._mine.get(planned.key)
+        if attempt is not None:
+            persistently(lambda: book(attempt))
+        with self._lock:
+            self._mine.pop(planned.key, None)
+            self._lost.discard(planned.key)
+
+    def _beat(self) -> None:
+        while not self._done.wait(self._interval):
+            with self._lock:
+                held = dict(self._mine)
+            for key, attempt in held.items():
+                with suppress(*OUTAGES):
+                    alive = self._queue.beat(attempt)
+                    with self._lock:
+                        if not alive and self._mine.get(key) is attempt:
+                            self._lost.add(key)
+
+
+def _planned(plan: Plan, cell: CellPlan) -> list[PlannedRun]:
+    trials = [plan.trial(cell.cell, number) for number in range(plan.trials)]
+    return trials + [plan.final(cell.cell, seed) for seed in plan.spec.seeds]

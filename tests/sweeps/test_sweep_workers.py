@@ -1,0 +1,241 @@
+"""Many workers, one sweep: every planned run ends exactly once, whatever happens to the workers and to their database."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sweep_stand_ins
+from mlflow import MlflowClient
+from optuna.trial import TrialState
+from postgres_server import Postgres, postgres
+
+from resbench.sweeps.cli import main
+from resbench.sweeps.queue import DEATHS, RunQueue, open_shared, storage_url
+
+Sweep = Callable[..., Path]
+Runs = Callable[[], list[Any]]
+SEARCH = """
+search:
+  trials: 3
+  seed: 77
+  space: {model.learning_rate: {low: 1e-4, high: 1.0, log: true}}
+  sampler: random
+"""
+PLANNED = 5 * (3 + 2)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with postgres() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'shared.db'}"
+    return str(request.getfixturevalue("server").url)
+
+
+@pytest.fixture
+def queue(storage: str, request: pytest.FixtureRequest) -> RunQueue:
+    return RunQueue(open_shared(storage_url(storage), 1, 1), request.node.name)
+
+
+def results(output_dir: Path) -> dict[str, float]:
+    """Loss by planned run; each has exactly one MLflow run, and each of its validations was logged once."""
+    client = MlflowClient(f"sqlite:///{output_dir / 'mlflow.db'}")
+    everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = [run for run in client.search_runs(everywhere) if "trial_key" in run.data.tags]
+    assert {key: n for key, n in Counter(run.data.tags["trial_key"] for run in found).items() if n > 1} == {}
+    assert {(run.info.status, run.data.tags["outcome"]) for run in found} == {("FINISHED", "complete")}
+    for run in found:
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, "val/loss")]
+        assert sorted(set(steps)) == [100, 200, 300, 400]
+    return {run.data.tags["trial_key"]: run.data.metrics["val/loss"] for run in found}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_workers_are_killed_and_the_database_restarts(
+    server: Postgres, sweep_file: Sweep, output_dir: Path, empty_store: Path
+) -> None:
+    """None lost, none twice, and the results of one undisturbed process."""
+    file = sweep_file(SEARCH, stand_in="{seconds: 0.6}")
+    log = (output_dir / "workers.log").open("ab")
+    command = [sys.executable, sweep_stand_ins.__file__, str(file), str(output_dir), server.url]
+    workers = [
+        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=output_dir) for _ in range(4)
+    ]
+    dice = random.Random(4)
+    try:
+        client = MlflowClient(f"sqlite:///{output_dir / 'mlflow.db'}")
+        for ended, blow in ((2, workers[0].kill), (6, server.stop), (9, workers[1].kill), (12, workers[2].kill)):
+            wait_for(client, ended, workers, output_dir)
+            time.sleep(dice.uniform(0, 0.5))
+            blow()
+            if blow == server.stop:
+                time.sleep(1.0)
+                server.start()
+        assert workers[3].wait(timeout=250) == 0, (output_dir / "workers.log").read_text()
+    finally:
+        for worker in workers:
+            if worker.poll() is None:
+                os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+    found = results(output_dir)
+    assert len(found) == PLANNED
+
+    alone = output_dir / "alone"
+    alone.mkdir()
+    (alone / "mlflow.db").write_bytes(empty_store.read_bytes())
+    quick = sweep_file(SEARCH, stand_in="{seconds: 0.0}")
+    sweep_stand_ins.run(quick, alone)
+    assert found == pytest.approx(results(alone), rel=1e-12)
+
+
+def wait_for(client: MlflowClient, ended: int, workers: list[subprocess.Popen[bytes]], output_dir: Path) -> None:
+    deadline = time.monotonic() + 250
+    while True:
+        experiments = [e.experiment_id for e in client.search_experiments()]
+        if len(client.search_runs(experiments, "tags.outcome = 'complete'")) >= ended:
+            return
+        assert time.monotonic() < deadline, (output_dir / "workers.log").read_text()
+        assert workers[3].poll() is None, (output_dir / "workers.log").read_text()
+        time.sleep(0.1)
+
+
+def test_one_attempt_goes_to_one_worker(queue: RunQueue, storage: str, request: pytest.FixtureRequest) -> None:
+    keys = [f"key {number}" for number in range(4)]
+    queue.add(keys)
+    queue.add([*keys, "late"])
+    attempts = queue.latest()
+    assert set(attempts) == {*keys, "late"}
+    others = [RunQueue(open_shared(storage_url(storage), 1, 1), request.node.name) for _ in range(4)]
+
+    def grab(worker: int) -> list[str]:
+        order = sorted(attempts, reverse=bool(worker % 2))
+        return [key for key in order if others[worker].claim(attempts[key], f"worker {worker}")]
+
+    with ThreadPoolExecutor(4) as threads:
+        grabbed = [key for keys in threads.map(grab, range(4)) for key in keys]
+    assert sorted(grabbed) == sorted(attempts)
+    assert {attempt.state for attempt in queue.latest().values()} == {TrialState.RUNNING}
+
+
+def test_a_silent_worker_loses_its_run_and_a_third_death_ends_it(queue: RunQueue) -> None:
+    queue.add(["a"])
+    for death in range(DEATHS):
+        attempt = queue.latest()["a"]
+        assert attempt.state is TrialState.WAITING
+        assert attempt.deaths == death
+        assert queue.claim(attempt, "worker")
+        assert queue.beat(attempt)
+        queue.bury()
+        assert queue.beat(attempt)  # it was heard of just now
+        wait_until_silent(queue, attempt.trial_id)
+        queue.bury()
+        assert not queue.beat(attempt)
+        queue.complete(attempt, "complete")  # too late: it is no longer this worker's
+        assert queue.latest()["a"].abandoned
+        reason = queue.requeue(queue.latest()["a"])
+    assert reason == f"its worker died {DEATHS} times over it"
+    assert queue.latest()["a"].reason == reason
+    queue.retry(queue.latest()["a"])
+    assert queue.latest()["a"].deaths == 0
+    assert queue.claim(queue.latest()["a"], "worker")
+
+
+def wait_until_silent(queue: RunQueue, trial_id: int) -> None:
+    deadline = time.monotonic() + 20
+    while trial_id not in queue.silent():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_what_two_workers_queue_again_is_run_once(queue: RunQueue) -> None:
+    queue.add(["a"])
+    first = queue.latest()["a"]
+    assert queue.claim(first, "worker")
+    queue.give_back(first)
+    abandoned = queue.latest()["a"]
+    queue.requeue(abandoned)
+    second = queue.latest()["a"]
+    queue.requeue(abandoned)  # by a worker that had looked before the other one wrote
+    assert queue.latest()["a"] == second
+    assert queue.claim(second, "worker")
+    assert second.deaths == 0  # given back, not died
+
+
+def test_an_edited_file_is_refused_or_extended(sweep_file: Sweep, output_dir: Path, tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'shared.db'}"
+    file = sweep_file("exclude: [{scheme: [hc, mhc]}]")
+    assert sweep_stand_ins.work(file, output_dir, storage, workers=2).complete
+    before = results(output_dir)
+    assert len(before) == 2
+    text = file.read_text()
+    file.write_text(text.replace("tokens: 400", "tokens: 800"))
+    with pytest.raises(ValueError, match="400 is now 800"):
+        sweep_stand_ins.work(file, output_dir, storage, extend=True)
+    file.write_text(text.replace("seeds: [0, 1]", "seeds: [0, 1, 2]"))
+    with pytest.raises(ValueError, match="new seed 2"):
+        sweep_stand_ins.work(file, output_dir, storage)
+    assert results(output_dir) == before
+    assert sweep_stand_ins.work(file, output_dir, storage, extend=True, workers=2).complete
+    assert {key: loss for key, loss in results(output_dir).items() if key in before} == before
+    assert len(results(output_dir)) == 3
+
+
+def test_a_hanging_run_times_out_and_is_queued_again(
+    sweep_file: Sweep, output_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = f"sqlite:///{tmp_path / 'shared.db'}"
+    file = sweep_file("timeout: 1\nexclude: [{scheme: [hc, mhc]}]", stand_in="{hangs: true}")
+    failures = sweep_stand_ins.work(file, output_dir, storage, workers=2).failures
+    assert len(failures) == 2
+    assert all("longer than `timeout: 1` seconds" in reason for reason in failures.values())
+    options = ["--storage", storage, "--tracking-uri", f"sqlite:///{output_dir / 'mlflow.db'}"]
+    capsys.readouterr()
+    assert main(["status", "stand-in", *options]) == 1
+    assert "failed: stand-in/scheme=resnet/final/seed=0: stopped after" in capsys.readouterr().out
+    assert main(["stop", "stand-in", *options]) == 0
+    with pytest.raises(ValueError, match="stop --undo"):
+        sweep_stand_ins.work(file, output_dir, storage)
+    assert main(["stop", "stand-in", "--undo", *options]) == 0
+    file.write_text(file.read_text().replace("timeout: 1", "timeout: 100"))
+    for checkpoint in output_dir.glob("*/"):
+        (checkpoint / "tokens").write_text("100")  # the stand-in hangs only where it begins
+    assert main(["retry", "stand-in", *options]) == 0
+    assert "2 failed runs of stand-in back in the queue" in capsys.readouterr().out
+    assert sweep_stand_ins.work(file, output_dir, storage, workers=2).outcomes == {"complete": 2}
+    assert main(["status", "stand-in", *options]) == 0
+
+
+def test_a_database_that_does_not_answer(sweep_file: Sweep, output_dir: Path) -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(ConnectionError, match="does not answer"):
+        sweep_stand_ins.work(sweep_file(), output_dir, "postgresql://nobody@127.0.0.1:9/none")
+    with pytest.raises(ValueError, match="--storage 'here'"):
+        storage_url("here")
+
+
+def test_the_slurm_file_is_a_script_bash_accepts(sweep_file: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    file = sweep_file()
+    assert main(["slurm", str(file), "--storage", "postgresql://me@db/x y", "--array", "12", "--gpus", "2"]) == 0
+    script = capsys.readouterr().out
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    for line in ("--array=0-11", "--gpus-per-task=2", "--requeue", "--signal=B:TERM@120"):
+        assert f"#SBATCH {line}\n" in script
+    # What the job would type, with `resbench` standing for the path to it.
+    shown = script.replace("exec ", "printf '%s\\n' ").replace("#SBATCH", "#")
+    words = subprocess.run(["bash"], input=shown, text=True, check=True, capture_output=True).stdout.splitlines()
+    assert words[1:6] == ["sweep", "worker", str(file), "--storage", "postgresql://me@db/x y"]
