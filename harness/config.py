@@ -229,6 +229,13 @@ class RunCLI(LightningCLI):
         if isinstance(strategy, str) and strategy not in STRATEGIES:
             known = ", ".join(f"{name} ({what})" for name, what in STRATEGIES.items())
             raise ValueError(f"trainer.strategy={strategy!r}: expected one of {known}")
+        accumulated = self.config.trainer.accumulate_grad_batches or 1
+        if self.config.model.compile_mode == "reduce-overhead" and accumulated != 1:
+            # A replayed graph writes the gradients of one micro-batch where those of the last one are.
+            raise ValueError(
+                f"model.compile_mode=reduce-overhead cannot be used with trainer.accumulate_grad_batches={accumulated}: "
+                "expected model.compile_mode=default, or trainer.accumulate_grad_batches=1 with a larger data.batch_size"
+            )
         self.config.trainer.precision = self.config.trainer.precision or default_precision(
             self.config.trainer.accelerator
         )

@@ -167,3 +167,11 @@ def test_compilers_caches_are_shared_unless_the_user_has_one(
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir() if chosen == "torch's" else chosen)
     assert str(share_caches()) == ("/my/cache" if chosen == "/my/cache" else "/shared/inductor")
     assert os.environ["TRITON_CACHE_DIR"] == "/triton"
+
+
+def test_replayed_graphs_and_gradient_accumulation_are_refused_together(argv: Argv) -> None:
+    replayed, accumulated = "--model.compile_mode=reduce-overhead", "--trainer.accumulate_grad_batches=2"
+    with pytest.raises(ValueError, match=r"model\.compile_mode=reduce-overhead.*trainer\.accumulate_grad_batches=2"):
+        parse(argv(replayed, accumulated))
+    parse(argv(replayed))
+    parse(argv(accumulated))
