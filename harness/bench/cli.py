@@ -129,6 +129,8 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         help="`resbench fit` beside a bare PyTorch loop over the same compiled module",
         description="Train random tokens with `resbench fit` and with a bare loop over the same module, and compare tokens/s.",
+        epilog=COLUMNS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_common(command, "bench-run")
     command.add_argument(
@@ -156,6 +158,21 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=loss)
     add_data_command(commands)
     return parser
+
+
+COLUMNS = """\
+what the columns mean (speeds are taken after the warm-up; a dash is what the device or the backbone does not have):
+  bare, fit tokens/s  training tokens a second of the bare loop and of `resbench fit`: mean and 95 % interval over n blocks of ten steps
+  fit / bare          their ratio; 1 means that the harness costs nothing
+  MFU bare, fit       share of the device's peak FLOP/s, counting masked attention at half and the connections; (6N) by the common formula
+  data / forward / backward / optimizer ms   the parts of one step of `resbench fit`
+  metrics             share of a step's time that the metrics of every step take
+  structure, steps    one measurement of gains, mixing, streams and attention, in steps that could have been done instead
+  peak GiB bare / fit, activations GiB       largest memory allocated; of it, what forward keeps for backward
+  first step s        the first step of the bare loop, compilation included
+
+Without options: resnet, 2 + 6 blocks of ten steps on each side, at the shapes named above.
+"""
 
 
 def _add_common(command: argparse.ArgumentParser, out: str) -> None:
