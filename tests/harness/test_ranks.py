@@ -33,6 +33,8 @@ ONE = ("--data.batch_size=8", "--budget.tokens=2560")
 SELDOM = ("--every.validation=1280", "--every.checkpoint=2560")
 TWO = ("--data.batch_size=4", "--budget.tokens=2560", "--trainer.devices=2")
 SCHEMES = sorted(name for name, plugin in available("scheme").items() if plugin.distribution == "resbench")
+BOTH = ("resnet", "hc", "mhc", "identity-hc", "attnres")
+"""Schemes tried with whole weights too; sharding them is the harder case."""
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +87,7 @@ def stop_at(stop: int, tokens: int) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_two_processes_train_what_one_trains(two: Fit, argv: Argv, output_dir: Path, scheme: str) -> None:
     one = fit(argv(f"--model.scheme={scheme}", *STEPWISE, *SELDOM, *ONE))
-    for strategy in ("ddp", "fsdp2"):
+    for strategy in ("ddp", "fsdp2") if scheme in BOTH else ("fsdp2",):
         both = two(argv(f"--model.scheme={scheme}", *STEPWISE, *SELDOM, *TWO, f"--trainer.strategy={strategy}"))
         assert both.outcome == "complete"
         for metric in (names.TRAIN_LOSS, names.VAL_LOSS, names.GRAD_NORM):

@@ -44,7 +44,10 @@ def aria_sort(driver: Chrome, key: str) -> str | None:
 
 
 def click(driver: Chrome, key: str) -> None:
-    driver.find_element("css selector", f"th[data-key='{key}'] button").click()
+    heading = driver.find_element("css selector", f"th[data-key='{key}'] button")
+    # as a reader does who scrolls the table until the heading is clear of the columns that stay in view
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center', inline: 'center'})", heading)
+    heading.click()
 
 
 def requests(driver: Chrome) -> list[str]:
