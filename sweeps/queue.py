@@ -13,7 +13,7 @@ number is void: see `RunQueue.claim`.
 
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +116,12 @@ class RunQueue:
         self._storage = storage
         self._study = optuna.create_study(study_name=f"{sweep}/#runs", storage=storage, load_if_exists=True)
         self._id = storage.get_study_id_from_name(self._study.study_name)
+        # SQLite has no row locks: two workers could both find the attempt waiting. It is of one machine, so a file can guard it.
+        url = storage.engine.url
+        guarded = url.get_backend_name() == "sqlite" and url.database
+        self._claiming: AbstractContextManager[object] = (
+            FileLock(f"{url.database}.claims") if guarded else nullcontext()
+        )
 
     @classmethod
     def existing(cls, storage: RDBStorage, sweep: str) -> "RunQueue":
@@ -145,8 +151,9 @@ class RunQueue:
         # A heartbeat first: a worker that dies right after the claim is noticed by it.
         self._storage.record_heartbeat(attempt.trial_id)
         try:
-            if not self._storage.set_trial_state_values(attempt.trial_id, TrialState.RUNNING):
-                return False
+            with self._claiming:
+                if not self._storage.set_trial_state_values(attempt.trial_id, TrialState.RUNNING):
+                    return False
         except UpdateFinishedTrialError:
             return False
         if self.latest()[attempt.key].trial_id != attempt.trial_id:

@@ -18,10 +18,10 @@ from resbench.architectures.registry import resolve
 DEPTH, WIDTH, TOKENS = 8, 32, 16
 
 
-def model(scheme: str, recompute: Any = 0, **own: Any) -> Transformer:
+def model(scheme: str, recompute: Any = 0, depth: int = DEPTH, **own: Any) -> Transformer:
     torch.manual_seed(0)
     factory = partial(resolve("scheme", scheme), **own)
-    return Transformer(factory, 64, TOKENS, None, DEPTH, WIDTH, 2, recompute=recompute)
+    return Transformer(factory, 64, TOKENS, None, depth, WIDTH, 2, recompute=recompute)
 
 
 def batch() -> torch.Tensor:
@@ -70,7 +70,7 @@ def test_recomputing_changes_no_number(scheme: str, recompute: Any) -> None:
 
 
 def test_blocks_compile_into_one_graph() -> None:
-    plain, again = model("mhc"), model("mhc", 4)
+    plain, again = model("mhc", depth=2), model("mhc", 2, depth=2)
     compiled = torch.compile(again, fullgraph=True, backend="aot_eager")
     wanted, found = plain(batch(), targets=batch()), compiled(batch(), targets=batch())
     torch.testing.assert_close(found, wanted)
