@@ -111,8 +111,8 @@ def learn_tile(rows: int, n: int, width: int, tokens: int, itemsize: int) -> Til
 
 
 def scatter_tile(n: int, width: int) -> Tile:
-    """Tile of the write's backward, a warp per token; ``parts`` above 1 adds columns up late."""
-    return Tile(4, min(power_of_two(width, 16), 256 if n <= 4 else 128), 4, 2 if width > 256 and n <= 4 else 1, 1)
+    """Tile of the write's backward, a warp per token."""
+    return Tile(4, min(power_of_two(width, 16), 256 if n <= 4 else 128), 4, 2 if width > 256 and n <= 4 else 1)
 
 
 def norm_tile(width: int) -> Tile:

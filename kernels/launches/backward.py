@@ -250,7 +250,6 @@ def scatter_gradient(
             READS=du is not None,
             NORMS=norm is not None,
             WEIGHS=norm is not None and weight is not None,
-            LATE=tile.parts > 1,
             BT=tile.tokens,
             BC=tile.columns,
             STAGES=tile.stages,

@@ -33,7 +33,6 @@ def scatter_kernel(
     READS: tl.constexpr,
     NORMS: tl.constexpr,
     WEIGHS: tl.constexpr,
-    LATE: tl.constexpr,  # add columns up in every lane and across lanes once, at the end; costs registers
     BT: tl.constexpr,
     BC: tl.constexpr,
     STAGES: tl.constexpr,
@@ -45,11 +44,11 @@ def scatter_kernel(
     sums = ()
     for o in tl.static_range(n):
         post = post + (tl.load(post_ptr + rows * n + o, mask=live, other=0.0)[:, None],)
-        sums = sums + (tl.zeros([BT, BC] if LATE else [BT], tl.float32),)
+        sums = sums + (tl.zeros([BT], tl.float32),)
     if MIXES:
         for e in tl.static_range(n * n):
             res = res + (tl.load(res_ptr + rows * (n * n) + e, mask=live, other=0.0)[:, None],)
-            sums = sums + (tl.zeros([BT, BC] if LATE else [BT], tl.float32),)
+            sums = sums + (tl.zeros([BT], tl.float32),)
     pre = ()
     if READS:
         for o in tl.static_range(n):
@@ -84,7 +83,7 @@ def scatter_kernel(
         new_sums = ()
         for o in tl.static_range(n):
             along = gradients[o] * y
-            new_sums = new_sums + (sums[o] + (along if LATE else tl.sum(along, 1)),)
+            new_sums = new_sums + (sums[o] + tl.sum(along, 1),)
         mixed = ()
         for i in tl.static_range(n):
             if MIXES:
@@ -94,15 +93,15 @@ def scatter_kernel(
                 x = tl.load(x_ptr + at + i * C, mask=inside, other=0.0).to(tl.float32)
                 for o in tl.static_range(n):
                     along = gradients[o] * x
-                    mixed = mixed + (sums[n + i * n + o] + (along if LATE else tl.sum(along, 1)),)
+                    mixed = mixed + (sums[n + i * n + o] + tl.sum(along, 1),)
             else:
                 total = gradients[i]
             tl.store(dx_ptr + at + i * C, total.to(dx_ptr.dtype.element_ty), mask=inside)
         sums = new_sums + mixed
     for o in tl.static_range(n):
-        tl.store(dpost_ptr + rows * n + o, tl.sum(sums[o], 1) if LATE else sums[o], mask=live)
+        tl.store(dpost_ptr + rows * n + o, sums[o], mask=live)
     if MIXES:
         for i in tl.static_range(n):
             for o in tl.static_range(n):
                 found = sums[n + i * n + o]
-                tl.store(dres_ptr + rows * (n * n) + o * n + i, tl.sum(found, 1) if LATE else found, mask=live)
+                tl.store(dres_ptr + rows * (n * n) + o * n + i, found, mask=live)
