@@ -1,5 +1,6 @@
 """A sound scheme of two streams, and copies of it that are wrong in one way each."""
 
+import itertools
 import random
 from typing import Any
 
@@ -179,8 +180,12 @@ class WrongGradient(Sound):
 
 
 class NoisyForward(Sound):
+    """Off by 45 roundings in every second call: random noise of that size would repeat itself once in 45 calls."""
+
+    _calls = itertools.count()
+
     def exit(self, state: Tensor) -> Tensor:
-        return super().exit(state) * (1 + 1e-14 * torch.rand((), dtype=torch.float64)).to(state.dtype)
+        return super().exit(state) * (1 + 1e-14 * (next(self._calls) % 2))
 
 
 class BreaksTheGraph(Sound):
