@@ -89,7 +89,7 @@ class Report:
 
 
 def run(
-    peers: bool, quick: bool = False, checked: bool = True, keep: Callable[[Report], None] = lambda report: None
+    with_peers: bool, quick: bool = False, checked: bool = True, keep: Callable[[Report], None] = lambda report: None
 ) -> Report | None:
     """Measure; None if an operation fails the check. ``keep`` is called with the report after every row."""
     if checked and not passes():
@@ -97,16 +97,20 @@ def run(
     report = Report(environment(), copy_bandwidth(), keep=keep)
     shapes = (SHAPES[1], SHAPES[5]) if quick else SHAPES
     for shape in shapes:
-        run_sublayers(report, shape, ("resbench",), 20, peers)
+        run_sublayers(report, shape, ("resbench",), 20, with_peers)
     for iterations in (1, 50):
         run_sublayers(report, SHAPES[0], ("resbench",), iterations, False)
     for tokens, width in ((16384, 4096), (32768, 1024)):
-        for name, step in baselines(peers).items():
+        for name, step in baselines(with_peers).items():
             tensors = baseline_tensors(tokens, width)
             measure(report, "add_rms_norm", name, step, tensors, tokens, 1, width, 0)
-    for names in (("liger-kernel",), ("torch",), ("torch.compile",)):  # the slowest to compile last
+    for names in (
+        tuple(peers.sublayers(4, 20)) if with_peers else (),
+        ("torch",),
+        ("torch.compile",),
+    ):  # the slowest to compile last
         for shape in shapes:
-            run_sublayers(report, shape, names, 20, peers)
+            run_sublayers(report, shape, names, 20, with_peers)
     return report
 
 
@@ -115,9 +119,10 @@ def run_sublayers(
 ) -> None:
     """Measure those implementations of the sublayer at one shape."""
     tokens, n, width = shape
-    for name, step in sublayers(n, iterations, with_peers, shape in COMPILED).items():
+    for name, peer in sublayers(n, iterations, with_peers, shape in COMPILED).items():
         if name in names:
-            measure(report, "sublayer", name, step, sublayer_tensors(*shape), tokens, n, width, iterations)
+            tensors = leaves(peer.arrange(sublayer_tensors(*shape)))
+            measure(report, "sublayer", name, peer.step, tensors, tokens, n, width, iterations)
     torch.cuda.empty_cache()
 
 
@@ -157,9 +162,7 @@ def copy_bandwidth() -> float:
     return 2 * source.numel() / (median_ms(lambda: target.copy_(source)) * 1e-3)
 
 
-def sublayers(
-    n: int, iterations: int, with_peers: bool, compiled: bool
-) -> dict[str, Callable[[dict[str, Tensor]], Any]]:
+def sublayers(n: int, iterations: int, with_peers: bool, compiled: bool) -> dict[str, "peers.Peer"]:
     """Implementations of one sublayer, by name."""
 
     def ours(t: dict[str, Tensor]) -> Any:
@@ -172,26 +175,29 @@ def sublayers(
             t["x"], t["y"], t["post"], t["res"], t["phi"], t["alpha"], t["bias"], t["weight"], iterations
         )
 
-    found: dict[str, Callable[[dict[str, Tensor]], Any]] = {"resbench": ours}
+    steps: dict[str, peers.Step] = {"resbench": ours}
     if n == 4:
-        found["torch"] = eager
+        steps["torch"] = eager
     if compiled:
-        found["torch.compile"] = torch.compile(eager, dynamic=False)
-    if with_peers and n == 4:
-        liger = peers.liger_sublayer(iterations)
-        found |= {} if liger is None else {"liger-kernel": liger}
-    return found
+        steps["torch.compile"] = torch.compile(eager, dynamic=False)
+    found = {name: peers.Peer(step, lambda tensors: tensors) for name, step in steps.items()}
+    return found | (peers.sublayers(n, iterations) if with_peers else {})
 
 
 def sublayer_tensors(tokens: int, n: int, width: int) -> dict[str, Tensor]:
-    """Leaves with gradients. phi_t and alpha_* are the same parameters in the layout other implementations take."""
+    """The boundary's tensors by name; ``weight`` is that of the next branch's norm."""
     case = make("mhc_boundary", tokens, n, width, torch.bfloat16, "cuda", backend="auto")
     tensors = {k: v for k, v in case.inputs.items() if v is not None}
     tensors["weight"] = tensors.pop("norm_weight")
-    tensors["phi_t"] = tensors["phi"].T.contiguous()
-    for name, value in zip(("pre", "post", "res"), tensors["alpha"], strict=True):
-        tensors[f"alpha_{name}"] = value
-    return {k: v.detach().clone().requires_grad_() for k, v in tensors.items()}
+    return tensors
+
+
+def leaves(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies that take gradients."""
+    return {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+        for name, tensor in tensors.items()
+    }
 
 
 def baselines(with_peers: bool) -> dict[str, Callable[[dict[str, Tensor]], Any]]:
@@ -211,7 +217,7 @@ def baselines(with_peers: bool) -> dict[str, Callable[[dict[str, Tensor]], Any]]
 
 def baseline_tensors(tokens: int, width: int) -> dict[str, Tensor]:
     case = make("add_rms_norm", tokens, 1, width, torch.bfloat16, "cuda", backend="auto")
-    return {k: v.detach().clone().requires_grad_() for k, v in case.inputs.items() if v is not None}
+    return leaves({k: v for k, v in case.inputs.items() if v is not None})
 
 
 def floor_bytes(operation: str, tokens: int, n: int, width: int) -> tuple[int, int]:

@@ -60,7 +60,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
         if arguments.json:
             save(report, arguments.json)
 
-    report = bench.run(peers=arguments.peers, quick=arguments.quick, keep=keep)
+    report = bench.run(with_peers=arguments.peers, quick=arguments.quick, keep=keep)
     if report is None:
         print("the kernels do not pass `resbench kernels check`, so their speed means nothing", file=sys.stderr)
         return 1
