@@ -27,6 +27,7 @@ def main(argv: Sequence[str]) -> int:
         arguments.out and Path(arguments.out),
         arguments.conformance,
         arguments.margin,
+        arguments.files,
     )
 
 
@@ -37,11 +38,12 @@ def build(
     out: Path | None,
     conformance: Sequence[Path] = (),
     margin: float | None = None,
+    files: Sequence[Path] = (),
 ) -> int:
     """Build the leaderboard of a study (the latest one if None) into `out`, `<output_dir>/leaderboard/<study>` by default.
 
     ``conformance``: files of `resbench check-scheme --json`, shown as badges. ``margin``: largest difference in loss that counts as
-    none, nats/token (`statistics.MARGIN` if None).
+    none, nats/token (`statistics.MARGIN` if None). ``files``: of `resbench runs export`, to be read in place of the store.
     """
     from rich.console import Console
 
@@ -50,17 +52,18 @@ def build(
     from resbench.results.leaderboard import make_leaderboard
     from resbench.results.publish import PAGE, files_of, write_files
     from resbench.results.runs import load_runs
+    from resbench.results.source import open_source
     from resbench.results.statistics import MARGIN
     from resbench.results.terminal import print_leaderboard
 
     badges = load_badges(conformance)
-    uri = tracking_uri or default_tracking_uri(output_dir)
-    runs = load_runs(uri)
-    chosen = choose_study(runs, study, uri)
+    source = open_source(list(files) or tracking_uri or default_tracking_uri(output_dir))
+    runs = load_runs(source)
+    chosen = choose_study(runs, study, source.name)
     leaderboard = make_leaderboard(runs[runs["study"] == chosen], chosen, badges, MARGIN if margin is None else margin)
     folder = out or output_dir / "leaderboard" / folder_name(chosen)
     folder.mkdir(parents=True, exist_ok=True)  # one that cannot be had is said before figures are drawn
-    write_files(folder, files_of(leaderboard, uri))
+    write_files(folder, files_of(leaderboard, source))
 
     console = Console()
     print_leaderboard(leaderboard, console)
@@ -69,17 +72,16 @@ def build(
         console.print(
             f"Other studies: {', '.join(others)}. Choose one with --study NAME.", markup=False, highlight=False
         )
-    for line in next_steps(folder / PAGE, uri):
+    for line in next_steps(folder / PAGE, None if files else source.name):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def next_steps(page: Path, uri: str) -> list[str]:
-    """What to look at and what to run next."""
+def next_steps(page: Path, uri: str | None) -> list[str]:
+    """What to look at and what to run next; without a store (None) there is nothing to open in MLflow."""
     from resbench.harness.invocation import command, store_options
 
-    commands = {
-        command("ui", *store_options(uri)): "compare single runs in MLflow",
+    commands = ({} if uri is None else {command("ui", *store_options(uri)): "compare single runs in MLflow"}) | {
         command("sweep", "plan", "streams"): "what a larger comparison would cost",
         command("list"): "schemes, tasks and sizes",
     }
@@ -128,6 +130,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--output-dir", metavar="DIR", default="runs", help="where runs were written (default: %(default)s)"
+    )
+    command.add_argument(
+        "--from",
+        dest="files",
+        metavar="FILE",
+        nargs="+",
+        type=Path,
+        default=[],
+        help="read these files of `resbench runs export` instead of a store: the same files give the same bytes everywhere",
     )
     command.add_argument("--out", metavar="DIR", help="where to write; default: OUTPUT_DIR/leaderboard/STUDY")
     command.add_argument(

@@ -8,18 +8,19 @@ from collections.abc import Sequence
 import pandas as pd
 
 from resbench.harness.names import VAL_ACCURACY
-from resbench.harness.store import open_store
+from resbench.results.source import Where, open_source
 
 GRADED = re.compile(re.escape(VAL_ACCURACY) + r"/(?P<what>.+)_(?P<value>\d+)")
 
 
-def load_accuracies(tracking_uri: str, run_ids: Sequence[str]) -> pd.DataFrame:
+def load_accuracies(where: Where, run_ids: Sequence[str]) -> pd.DataFrame:
     """The last accuracy of each run at each difficulty: columns `run_id`, `what` (hops, length, ...), `difficulty` and `accuracy`."""
-    client = open_store(tracking_uri, must_exist=True)
+    wanted = set(run_ids)
     rows = [
-        (run_id, found["what"], int(found["value"]), value)
-        for run_id in run_ids
-        for key, value in client.get_run(run_id).data.metrics.items()
+        (run.run_id, found["what"], int(found["value"]), value)
+        for run in open_source(where).runs()
+        if run.run_id in wanted
+        for key, value in run.metrics.items()
         if (found := GRADED.fullmatch(key)) is not None
     ]
     table = pd.DataFrame(rows, columns=["run_id", "what", "difficulty", "accuracy"])

@@ -16,21 +16,23 @@ from resbench.results.figures.study import NAMES, SOMETIMES, draw_study
 from resbench.results.leaderboard import Leaderboard, to_csv, to_json
 from resbench.results.markdown import to_markdown
 from resbench.results.page import to_html
+from resbench.results.source import Where, open_source
 
 PAGE = "index.html"
 
 
-def files_of(leaderboard: Leaderboard, tracking_uri: str) -> dict[str, str | bytes]:
+def files_of(leaderboard: Leaderboard, where: Where) -> dict[str, str | bytes]:
     """The content of every file by its path below the leaderboard's folder; the page comes last.
 
-    Reads the histories and profiles of the leaderboard's runs from the store at `tracking_uri`.
+    Reads the histories and profiles of the leaderboard's runs from the store or exported file they are in.
     """
+    source = open_source(where)
     run_ids = [str(run_id) for run_id in leaderboard.runs["run_id"]]
     drawings = draw_study(
         leaderboard,
-        load_curves(tracking_uri, run_ids, METRICS),
-        load_profiles(tracking_uri, run_ids),
-        load_accuracies(tracking_uri, run_ids),
+        load_curves(source, run_ids, METRICS),
+        load_profiles(source, run_ids),
+        load_accuracies(source, run_ids),
     )
     files: dict[str, str | bytes] = {}
     for drawing in drawings:

@@ -1,4 +1,4 @@
-"""One tidy table of runs: a row per MLflow run, typed columns, units stated; everything else in `results` is a function of it.
+"""One tidy table of runs: a row per run of a store or an exported file, typed columns, units; everything else in `results` is a function of it.
 
 `COLUMNS` is the whole vocabulary: what a column means, its unit, and the metric, parameter or tag it is read from.
 Metrics are the last logged value; their histories are in `resbench.results.curves`.
@@ -6,18 +6,13 @@ Metrics are the last logged value; their histories are in `resbench.results.curv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pandas as pd
 
 from resbench.harness import names
-from resbench.harness.store import open_store
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
+from resbench.results.source import RawRun, Where, open_source
 
 Dtype = Literal["string", "Int64", "float64", "boolean", "datetime64[ns, UTC]"]
 Source = Literal["metric", "param", "tag", "run"]
@@ -30,9 +25,6 @@ FINAL = "final"
 
 INFINITE = 1e300
 """Numbers from here on stand for infinity, which databases cannot hold: MLflow writes the largest double instead."""
-
-PAGE = 1000
-"""Runs asked of the store at a time."""
 
 
 @dataclass(frozen=True)
@@ -132,21 +124,18 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
-def load_runs(tracking_uri: str, study: str | None = None) -> pd.DataFrame:
+def load_runs(where: Where, study: str | None = None) -> pd.DataFrame:
     """Every run of a study as one row, oldest first, with the columns and types of `COLUMNS`; nothing is left out.
 
     Args:
-        tracking_uri: any MLflow tracking URI.
-        study: name of a study (tag) or, for runs outside sweeps, of their experiment; None for every run in the store.
+        where: an MLflow tracking URI, or the path of a file that `resbench runs export` wrote.
+        study: name of a study (tag) or, for runs outside sweeps, of their experiment; None for every run there is.
 
     A value that a run does not have is missing, and so is one that is not a number where a number belongs. Runs that
-    train no model (a sweep's parent has no `scheme` tag) are not in the table. Raises what `open_store` raises for a store
-    that cannot be read.
+    train no model (a sweep's parent has no `scheme` tag) are not in the table. Raises what `open_source` raises for a
+    store or file that cannot be read.
     """
-    client = open_store(tracking_uri, must_exist=True)
-    experiments = {experiment.experiment_id: experiment.name for experiment in _pages(client.search_experiments)}
-    runs = _search(client, list(experiments))
-    records = [_record(run, experiments[run.info.experiment_id]) for run in runs if names.TAG_SCHEME in run.data.tags]
+    records = [_record(run) for run in open_source(where).runs() if names.TAG_SCHEME in run.tags]
     chosen = [record for record in records if study is None or record["study"] == study]
     table = pd.DataFrame({column.name: _series(column, chosen) for column in COLUMNS})
     return table.sort_values(["started", "run_id"], ignore_index=True)
@@ -167,34 +156,19 @@ def ranked_runs(runs: pd.DataFrame) -> pd.DataFrame:
     return kept.sort_values(["started", "run_id"], ignore_index=True)
 
 
-def _pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
-    token: str | None = None
-    while True:
-        page = search(**query, max_results=PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _search(client: MlflowClient, experiments: list[str]) -> Iterator[Run]:
-    if experiments:
-        yield from _pages(client.search_runs, experiment_ids=experiments)
-
-
-def _record(run: Run, experiment: str) -> dict[str, Any]:
+def _record(run: RawRun) -> dict[str, Any]:
     """The raw values of a run by column name; `_series` gives them their types."""
-    values: dict[str, dict[str, Any]] = {"metric": run.data.metrics, "param": run.data.params, "tag": run.data.tags}
+    values: dict[str, dict[str, Any]] = {"metric": run.metrics, "param": run.params, "tag": run.tags}
     record: dict[str, Any] = {
         column.name: values[column.source].get(column.key) for column in COLUMNS if column.source != "run"
     }
     record |= {
-        "run_id": run.info.run_id,
-        "run_name": run.info.run_name,
-        "experiment": experiment,
-        "started": run.info.start_time,
-        "study": record["study"] or experiment,
-        "outcome": _outcome(record["outcome"], run.info.status, run.data.metrics.get(names.VAL_LOSS)),
+        "run_id": run.run_id,
+        "run_name": run.name,
+        "experiment": run.experiment,
+        "started": run.started,
+        "study": record["study"] or run.experiment,
+        "outcome": _outcome(record["outcome"], run.status, run.metrics.get(names.VAL_LOSS)),
     }
     record["cell"] = record["cell"] or _cell(record)
     return record

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command == "list":
         return _list(uri, selection)
     if arguments.command == "export":
-        return _export(uri, selection, arguments.file, int(arguments.max_artifact_mib * 2**20))
+        return _export(uri, selection, arguments.file, int(arguments.max_artifact_mib * 2**20), arguments.placeless)
     return _delete(uri, selection, arguments.yes)
 
 
@@ -78,6 +78,11 @@ def _parser() -> argparse.ArgumentParser:
                 default=10.0,
                 help="larger artifacts stay behind (default: %(default)g)",
             )
+            add(
+                "--placeless",
+                action="store_true",
+                help="leave out every parameter and tag that is a path or address on this machine, for files to publish",
+            )
         if name == "delete":
             add("--yes", action="store_true", help="do it")
         add(
@@ -105,7 +110,7 @@ def _list(uri: str, selection: "Selection") -> int:
     return 0
 
 
-def _export(uri: str, selection: "Selection", path: Path, artifact_limit: int) -> int:
+def _export(uri: str, selection: "Selection", path: Path, artifact_limit: int, placeless: bool) -> int:
     from resbench.harness.runs.export import export_runs
     from resbench.harness.runs.select import find, outcome_of
     from resbench.harness.store import open_store
@@ -119,7 +124,7 @@ def _export(uri: str, selection: "Selection", path: Path, artifact_limit: int) -
         raise ValueError(
             f"nothing to export from {uri}: no run that has ended is selected ({len(under_way)} are running)"
         )
-    exported = export_runs(client, found, path, artifact_limit)
+    exported = export_runs(client, found, path, artifact_limit, placeless=placeless)
     ended = Counter(outcome_of(item.run) for item in found)
     print(
         f"{path}: {exported.runs} runs ({_tally(ended)}), {exported.artifacts} artifacts, {_size(path.stat().st_size)}"

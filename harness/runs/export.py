@@ -1,11 +1,14 @@
 """From a store into a run file."""
 
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from resbench.harness.runs.archive import KINDS, DatasetRecord, Metrics, RunRecord, Writer, check_path
 from resbench.harness.runs.restore import IMPORT_TAGS, ORIGIN
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PARENT = "mlflow.parentRunId"
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://\S+$", re.IGNORECASE)
 
 
 @dataclass
@@ -26,10 +30,13 @@ class Exported:
     left_out: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
-def export_runs(client: "MlflowClient", found: Sequence[Found], path: Path, artifact_limit: int) -> Exported:
+def export_runs(
+    client: "MlflowClient", found: Sequence[Found], path: Path, artifact_limit: int, *, placeless: bool = False
+) -> Exported:
     """Write runs to ``path``, with their artifacts of at most ``artifact_limit`` bytes each.
 
-    The parent of a run is named by its origin, as the run itself is. Raises OSError if the file cannot be written.
+    The parent of a run is named by its origin, as the run itself is. ``placeless`` leaves out every parameter, tag and key of a configuration
+    whose value is a place on this machine (see `is_place`). Raises OSError if the file cannot be written.
     """
     exported = Exported()
     origins = {item.run.info.run_id: _origin(item) for item in found}
@@ -40,13 +47,16 @@ def export_runs(client: "MlflowClient", found: Sequence[Found], path: Path, arti
             tags = {name: value for name, value in run.data.tags.items() if name not in IMPORT_TAGS}
             if PARENT in tags:
                 tags[PARENT] = origins.get(tags[PARENT], tags[PARENT])
+            params = dict(run.data.params)
+            if placeless:
+                tags, params = ({k: v for k, v in values.items() if not is_place(v)} for values in (tags, params))
             record = RunRecord(
                 origin=origins[run.info.run_id],
                 experiment=item.experiment,
                 status=run.info.status,
                 start_time=run.info.start_time,
                 end_time=run.info.end_time,
-                params=dict(sorted(run.data.params.items())),
+                params=dict(sorted(params.items())),
                 tags=dict(sorted(tags.items())),
                 datasets=_datasets(item),
                 left_out=left_out,
@@ -57,12 +67,35 @@ def export_runs(client: "MlflowClient", found: Sequence[Found], path: Path, arti
             }
             for history in points.values():
                 history.sort(key=lambda point: (point[2], point[1]))
-            writer.add(record, Metrics(points=points), _contents(client, run.info.run_id, small))
+            contents = _contents(client, run.info.run_id, small)
+            if placeless:
+                contents = ((name, _without_places(name, content)) for name, content in contents)
+            writer.add(record, Metrics(points=points), contents)
             exported.runs += 1
             exported.artifacts += len(small)
             if left_out:
                 exported.left_out[record.origin] = left_out
     return exported
+
+
+def is_place(value: object) -> bool:
+    """Whether a value is an absolute path or the address of a store: true on the machine it comes from, and meant for nobody else."""
+    if not isinstance(value, str):
+        return False
+    return PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute() or bool(_ADDRESS.match(value))
+
+
+def _without_places(name: str, content: bytes) -> bytes:
+    """A configuration without the keys that hold a place, for which their defaults then stand; any other artifact as it is."""
+    if PurePosixPath(name).suffix not in (".yaml", ".yml"):
+        return content
+    return yaml.safe_dump(_pruned(yaml.safe_load(content)), sort_keys=False, allow_unicode=True).encode()
+
+
+def _pruned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _pruned(item) for key, item in value.items() if not is_place(item)}
+    return [_pruned(item) for item in value if not is_place(item)] if isinstance(value, list) else value
 
 
 def _origin(item: Found) -> str:
