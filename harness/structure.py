@@ -51,6 +51,8 @@ def observe(network: nn.Module, inputs: list[Tensor]) -> Structure | None:
     mixes: list[Tensor] = []
     seen: dict[str, dict[int, Tensor]] = {"streams": {}, "read_write": {}, "attention": {}}
     branches = list(getattr(network, "branches", ()))
+    attention_mask = getattr(network, "attention_mask", None)
+    masked = {} if attention_mask is None else {"mask": attention_mask(*inputs)}
 
     def look(i: int, state: Any, ctx: Any, u: Tensor, y: Tensor) -> None:
         mix, streams, weights = scheme.mixing(state, ctx, i), scheme.streams(state), scheme.read_write(state, ctx, i)
@@ -61,7 +63,7 @@ def observe(network: nn.Module, inputs: list[Tensor]) -> Structure | None:
         if weights is not None and weights[0].shape[-1] > 1:
             seen["read_write"][i] = read_write_statistics(*weights)
         largest_logit = getattr(branches[i], "max_attention_logit", None) if i < len(branches) else None
-        logit = largest_logit(u) if largest_logit is not None else None
+        logit = largest_logit(u, **masked) if largest_logit is not None else None
         if logit is not None:
             seen["attention"][i] = logit.detach().float().reshape(1)
 

@@ -39,12 +39,18 @@ class Attention(nn.Module):
             query, key = rotate(query, self.rotation), rotate(key, self.rotation)
         return query, key, value
 
-    def max_logit(self, x: Tensor) -> Tensor:
-        """The largest logit q . k / sqrt(D) of x [B, T, C], of all pairs that are in causal order if it is causal: a scalar."""
+    def max_logit(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The largest logit q . k / sqrt(D) of x [B, T, C], of all pairs of which one sees the other (``mask`` as in `forward`): a scalar."""
         query, key, _ = self.heads(x)
-        unseen = torch.ones(x.shape[-2], x.shape[-2], dtype=torch.bool, device=x.device).triu(1) & self.causal
+        if mask is None:
+            seen = torch.ones(1, 1, x.shape[-2], x.shape[-2], dtype=torch.bool, device=x.device)
+            mask = seen.tril() if self.causal else seen
+        unseen = (~mask).expand(len(x), -1, -1, -1)
         # A sequence at a time: the scores of all of them are what the attention kernel exists not to hold.
-        largest = [(q @ k.mT).masked_fill_(unseen, float("-inf")).amax() for q, k in zip(query, key, strict=True)]
+        largest = [
+            (q @ k.mT).masked_fill_(hidden, float("-inf")).amax()
+            for q, k, hidden in zip(query, key, unseen, strict=True)
+        ]
         return torch.stack(largest).amax() * query.shape[-1] ** -0.5
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -78,9 +84,9 @@ class Branch(nn.Module):
     def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.inner(self.norm(u), mask) if isinstance(self.inner, Attention) else self.inner(self.norm(u))
 
-    def max_attention_logit(self, u: Tensor) -> Tensor | None:
-        """The largest attention logit on the branch's input u [B, T, C]; None for an MLP."""
-        return self.inner.max_logit(self.norm(u)) if isinstance(self.inner, Attention) else None
+    def max_attention_logit(self, u: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """The largest attention logit on the branch's input u [B, T, C], ``mask`` as in `Attention.forward`; None for an MLP."""
+        return self.inner.max_logit(self.norm(u), mask) if isinstance(self.inner, Attention) else None
 
 
 class Transformer(nn.Module):
@@ -169,12 +175,17 @@ class Transformer(nn.Module):
         device = x.device.type
         if self.stream_dtype == "compute" and torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
-        masked = None if documents is None else partial_masks(self.branches, same_document(documents))
+        mask = self.attention_mask(tokens, documents)
+        masked = None if mask is None else partial_masks(self.branches, mask)
         hidden = run_stack(self.scheme, masked or self.branches, x, observe, self.recompute)
         hidden = self.final_norm(hidden)
         if targets is not None:
             return linear_cross_entropy(hidden, self.head.weight, targets, loss)
         return self.head(hidden)
+
+    def attention_mask(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor | None:
+        """[B, 1, T, T], true where a position may see another; None for the causal mask. Arguments as in `forward`."""
+        return None if documents is None else same_document(documents)
 
     def params_total(self) -> int:
         """Every trained parameter, shared ones once."""

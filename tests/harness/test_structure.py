@@ -114,6 +114,22 @@ def test_the_largest_attention_logit_is_of_what_a_token_sees(argv: Argv) -> None
     assert attention.max_logit(x).item() == pytest.approx(max(logits).item())
 
 
+def test_the_largest_attention_logit_stays_within_documents(argv: Argv) -> None:
+    network = parse(argv("--model.backbone.depth=1")).model.build(257, 32)
+    tokens = torch.arange(32)[None]
+    documents = tokens // 4
+    apart = [observe(network, [part]) for part in tokens.split(4, dim=1)]
+    together, causal = observe(network, [tokens, documents]), observe(network, [tokens])
+    alone, within, across = (
+        [found.metrics()["stability/max_attention_logit"] for found in several if found is not None]
+        for several in (apart, [together], [causal])
+    )
+    assert within == [
+        pytest.approx(max(alone))
+    ]  # rotary positions are relative: a document's logits are those it has alone
+    assert across[0] > within[0]
+
+
 def test_nothing_to_look_at() -> None:
     assert observe(torch.nn.Linear(1, 1), []) is None
     assert Structure(2).metrics() == {}
