@@ -14,6 +14,7 @@ import torch
 
 from resbench.harness import names
 from resbench.harness.config import world_size
+from resbench.kernels import functional
 
 NOT_CONFIGURATION = (
     "seed_everything",
@@ -38,6 +39,7 @@ def provenance_tags(config: Mapping[str, Any], device: torch.device) -> dict[str
         names.TAG_CONFIG_HASH: config_hash(config),
         names.TAG_RESUME_HASH: resume_hash(config),
         names.TAG_HARDWARE: hardware(device),
+        names.TAG_KERNELS: kernel_path(config, device),
         names.TAG_TORCH: torch.__version__,
         names.TAG_TRITON: installed("triton"),
         names.TAG_RESBENCH_VERSION: installed("resbench"),
@@ -108,6 +110,20 @@ def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return cpu_model()
+
+
+def kernel_path(config: Mapping[str, Any], device: torch.device) -> str:
+    """What computes the connections of this configuration on this device (`resbench.kernels.functional` decides the same way call by call)."""
+    if device.type != "cuda" and not functional.INTERPRETED:
+        return "torch"
+    scheme = config["model"]["scheme"].get("init_args") or {}
+    streams = scheme.get("n_streams")
+    if isinstance(streams, int) and streams not in functional.STREAMS:
+        return f"torch (no kernel for {streams} streams)"
+    order, start, eps = scheme.get("order"), scheme.get("start"), scheme.get("sinkhorn_eps")
+    if not functional.plain(order or "columns-first", start or "exp", float(eps or 0)):
+        return "triton (Sinkhorn in torch)"
+    return "triton"
 
 
 @functools.cache

@@ -7,18 +7,26 @@ the sweep that is not the scheme's own. Losses, ranks and ties never cross group
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from resbench.results.statistics import Comparison, Estimate, mean_interval
+
+if TYPE_CHECKING:
+    from resbench.results.scaling.frontier import Multiplier
+    from resbench.results.tuning import LrSensitivity
 
 GROUP = ["task", "size", "setting", "budget_tokens", "data_fingerprint"]
 """Columns of a labelled table that make a comparison group."""
 
 SYMBOLS = {"n_streams": "n", "sinkhorn_iterations": "t"}
 """Fields of a scheme that labels write as papers do; any other goes by its name."""
+
+BUDGET = ("tokens_per_parameter", "budget.tokens")
+"""Factors that only say how long a run trains, which `budget_tokens` says in tokens: no part of a setting, so that one law spans them."""
 
 UNSEEDED = -1
 """Stands for the seed of a run without one."""
@@ -69,6 +77,10 @@ class Cell:
     group and is shared by cells that cannot be told apart (`tied`). `comparison` is the paired difference to the group's
     reference, `holm_p` its p corrected over the group's comparisons and
     `equivalence_p` that of its equivalence test. `conformance` is the badge of `resbench check-scheme`.
+
+    `multipliers` has, for each cost (`flops`, `wall_s`, `peak_gib`), how many times the reference must spend for the same loss over the
+    scheme's whole ladder of sizes and budgets, or the sentence that says why that cannot be told. `tuning_runs` counts the search trials that
+    chose the cell's hyper-parameters: 0 where they were given. `verified` says what a rerun of a submission's runs found.
     """
 
     group: Group
@@ -94,6 +106,7 @@ class Cell:
     gain_forward: float | None
     gain_backward: float | None
     hardware: tuple[str, ...]
+    kernels: tuple[str, ...]
     commits: tuple[str, ...]
     dirty: bool
     config_hashes: tuple[str, ...]
@@ -105,6 +118,10 @@ class Cell:
     rank: int | None = None
     tied: bool = False
     conformance: str | None = None
+    multipliers: Mapping[str, Multiplier | str] = field(default_factory=dict)
+    tuning_runs: int = 0
+    lr_sensitivity: LrSensitivity | None = None
+    verified: str | None = None
 
 
 def labelled(runs: pd.DataFrame) -> pd.DataFrame:
@@ -172,7 +189,7 @@ def _label_and_setting(cell: str, scheme: str) -> tuple[str, str]:
     label, details, setting = scheme, [], []
     for factor in str(cell).split(","):
         name, equals, value = factor.partition("=")
-        if not equals or name == "size":
+        if not equals or name in ("size", *BUDGET):
             continue
         if name == "scheme":
             label = value
@@ -222,6 +239,7 @@ def _cell(runs: pd.DataFrame) -> Cell:
         gain_forward=_mean(runs["gain_forward"]),
         gain_backward=_mean(runs["gain_backward"]),
         hardware=_distinct(runs["hardware"]),
+        kernels=_distinct(runs["kernels"]),
         commits=_distinct(runs["commit"]),
         dirty=bool(runs["dirty"].fillna(False).any()),
         config_hashes=_distinct(runs["config_hash"]),

@@ -55,12 +55,15 @@ def build(
     from resbench.results.source import open_source
     from resbench.results.statistics import MARGIN
     from resbench.results.terminal import print_leaderboard
+    from resbench.results.tuning import learning_rate_curves
 
     badges = load_badges(conformance)
     source = open_source(list(files) or tracking_uri or default_tracking_uri(output_dir))
     runs = load_runs(source)
     chosen = choose_study(runs, study, source.name)
-    leaderboard = make_leaderboard(runs[runs["study"] == chosen], chosen, badges, MARGIN if margin is None else margin)
+    own = runs[runs["study"] == chosen]
+    rates = learning_rate_curves(own, source)
+    leaderboard = make_leaderboard(own, chosen, badges, MARGIN if margin is None else margin, rates)
     folder = out or output_dir / "leaderboard" / folder_name(chosen)
     folder.mkdir(parents=True, exist_ok=True)  # one that cannot be had is said before figures are drawn
     write_files(folder, files_of(leaderboard, source))

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from resbench.results.cells import Cell, size_order
-from resbench.results.ranking import verdict
+from resbench.results.ranking import REFERENCE, verdict
+from resbench.results.scaling.frontier import Multiplier
 
 NOTHING = "–"
 """Shown where there is nothing to show."""
@@ -19,7 +20,10 @@ SortValue = float | str | None
 
 @dataclass(frozen=True)
 class DisplayColumn:
-    """A column as people see it. `numeric` ones are aligned right; a narrow table takes columns by `brief`, lowest first, never 0."""
+    """A column as people see it. `numeric` ones are aligned right; a narrow table takes columns by `brief`, lowest first, never 0.
+
+    `why` is the reason for a cell with nothing to show, in a sentence; empty where there is none to give.
+    """
 
     key: str
     heading: str
@@ -28,6 +32,7 @@ class DisplayColumn:
     order: Callable[[Cell], SortValue]
     numeric: bool = True
     brief: int = 0
+    why: Callable[[Cell], str] = lambda _cell: ""
 
 
 def signed(value: float, digits: int = 4) -> str:
@@ -149,6 +154,36 @@ def _not_run(cell: Cell) -> int:
 
 def _ratio(cell: Cell) -> str:
     return NOTHING if cell.tokens_per_s_ratio is None else f"{cell.tokens_per_s_ratio:.2f}×"
+
+
+def _multiplier(cost: str, heading: str, what: str) -> DisplayColumn:
+    def known(cell: Cell) -> Multiplier | None:
+        found = cell.multipliers.get(cost)
+        return None if found is None or isinstance(found, str) else found
+
+    def text(cell: Cell) -> str:
+        if cell.is_reference and known(cell) is None:
+            return NOTHING
+        found = known(cell)
+        if found is None:
+            return NOTHING
+        ends = f" [{found.interval[0]:.2f}, {found.interval[1]:.2f}]" if found.interval else ""
+        return f"{found.value:.2f}×{ends} at {found.worst:.2f} to {found.best:.2f}"
+
+    return DisplayColumn(
+        f"multiplier_{cost}",
+        heading,
+        f"{what} that {REFERENCE} needs for the same loss, over the scheme's, with its 95 % interval and the losses (nats/token) between which it "
+        "holds; above 1 the scheme saves. Over all sizes and budgets of the study.",
+        text,
+        lambda c: m.value if (m := known(c)) else None,
+        why=lambda c: reason if isinstance(reason := c.multipliers.get(cost), str) else "",
+    )
+
+
+def _lr_sensitivity(cell: Cell) -> str:
+    found = cell.lr_sensitivity
+    return NOTHING if found is None else f"{found.value:.4f} over {found.rates} rates"
 
 
 COLUMNS: tuple[DisplayColumn, ...] = (
@@ -281,6 +316,24 @@ COLUMNS: tuple[DisplayColumn, ...] = (
     _counted(
         "flops_per_token", "FLOPs/token", "Training FLOPs per token, connections included.", lambda c: c.flops_per_token
     ),
+    _multiplier("flops", "Compute ×", "Training compute"),
+    _multiplier("wall_s", "Wall-clock ×", "Wall-clock time"),
+    _multiplier("peak_gib", "Memory ×", "Peak memory"),
+    DisplayColumn(
+        "lr_sensitivity",
+        "LR sens.",
+        "Nats/token that the loss is worse on average over the sweep's grid of learning rates than at the best of them (a diverged run counts "
+        "as untrained).",
+        _lr_sensitivity,
+        lambda c: c.lr_sensitivity.value if c.lr_sensitivity else None,
+    ),
+    DisplayColumn(
+        "tuning_runs",
+        "Tuning",
+        "Search trials, pruned ones included, that chose this row's hyper-parameters; 0 where they were given.",
+        lambda c: str(c.tuning_runs),
+        lambda c: c.tuning_runs,
+    ),
     _measured("wall_s", "Time, s", "Wall-clock time of a run.", lambda c: c.wall_s, 1),
     _counted(
         "pairs",
@@ -292,12 +345,24 @@ COLUMNS: tuple[DisplayColumn, ...] = (
     _counted("sinkhorn_iterations", "Sinkhorn", "Sinkhorn iterations.", lambda c: c.sinkhorn_iterations),
     _text("hardware", "Hardware", "What it ran on.", lambda c: one_and_more(c.hardware)),
     _text(
+        "kernels",
+        "Kernels",
+        "What computed the residual connections: triton (the fused kernels) or torch.",
+        lambda c: one_and_more(c.kernels),
+    ),
+    _text(
         "commit",
         "Commit",
         "Commit of the code; * marks uncommitted changes.",
         lambda c: one_and_more(c.commits, 10) + ("*" if c.dirty else ""),
     ),
     _text("config_hash", "Config", "Hash of the resolved configuration.", lambda c: one_and_more(c.config_hashes, 10)),
+    _text(
+        "verified",
+        "Verified",
+        "Whether a rerun on another machine found the submitted losses (`resbench leaderboard verify`).",
+        lambda c: c.verified or NOTHING,
+    ),
 )
 
 

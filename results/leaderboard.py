@@ -14,9 +14,14 @@ from typing import Any
 import pandas as pd
 
 from resbench.results.cells import Cell, Group, labelled, summarise
+from resbench.results.columns import printable
 from resbench.results.ranking import REFERENCE, compare, verdict
 from resbench.results.runs import FINAL, ranked_runs
+from resbench.results.scaling.frontier import Multiplier
+from resbench.results.scaling.multipliers import multipliers
+from resbench.results.scaling.points import COSTS
 from resbench.results.statistics import CONFIDENCE, MARGIN, POWER
+from resbench.results.tuning import with_lr_sensitivity, with_tuning_budget
 
 SCHEMA = "resbench.leaderboard/1"
 """Name and version of the JSON form; the number changes when a reader of the old form would misread the new one."""
@@ -43,11 +48,16 @@ class Leaderboard:
 
 
 def make_leaderboard(
-    runs: pd.DataFrame, study: str, badges: Mapping[str, str] | None = None, margin: float = MARGIN
+    runs: pd.DataFrame,
+    study: str,
+    badges: Mapping[str, str] | None = None,
+    margin: float = MARGIN,
+    curves: pd.DataFrame | None = None,
 ) -> Leaderboard:
     """The leaderboard of one study's runs (a table of `load_runs`), with the conformance badges of its schemes, if there are any.
 
-    `margin` is what equivalence is tested against, nats/token.
+    `margin` is what equivalence is tested against, nats/token. `curves` (of `load_curves`, validation losses) lets sweeps over learning rates
+    show how sensitive schemes are to them.
     Raises ValueError, saying what there is, if no run of the table has phase `final`.
     """
     ranked = ranked_runs(runs)
@@ -61,7 +71,20 @@ def make_leaderboard(
         )
     table = labelled(ranked)
     cells = [replace(cell, conformance=(badges or {}).get(cell.scheme)) for cell in compare(summarise(table), margin)]
+    cells = _with_multipliers(with_tuning_budget(cells, runs), table)
+    if curves is not None:
+        cells = with_lr_sensitivity(cells, table, curves)
     return Leaderboard(study, cells, _notes(cells, runs), table, margin)
+
+
+def _with_multipliers(cells: Sequence[Cell], table: pd.DataFrame) -> list[Cell]:
+    found = multipliers(table)
+
+    def of(cell: Cell) -> Mapping[str, Multiplier | str]:
+        group = cell.group
+        return found.get(((group.task, group.setting, group.data_fingerprint), cell.label), {})
+
+    return [replace(cell, multipliers=of(cell)) for cell in cells]
 
 
 def to_json(leaderboard: Leaderboard) -> str:
@@ -80,6 +103,9 @@ def to_json(leaderboard: Leaderboard) -> str:
             "peak_gib": "GiB",
             "wall_s": "s",
             "flops_per_token": "FLOP/token",
+            "multipliers": "reference's cost over the scheme's at equal loss; losses in nats/token",
+            "lr_sensitivity": "nats/token",
+            "tuning_runs": "search trials",
         },
         "notes": leaderboard.notes,
         "rows": [_row(cell) for cell in leaderboard.cells],
@@ -105,6 +131,9 @@ def _row(cell: Cell) -> dict[str, Any]:
         {"seed": seed, "val_loss": loss, "run_id": cell.run_ids[seed]} for seed, loss in sorted(cell.losses.items())
     ]
     del row["losses"], row["run_ids"]
+    row["multipliers"] = {
+        cost: {"reason": found} if isinstance(found, str) else asdict(found) for cost, found in cell.multipliers.items()
+    }
     row["outcomes"]["diverged_fraction"] = cell.outcomes.diverged_fraction
     row["difference"] = None
     if cell.comparison is not None:
@@ -193,5 +222,23 @@ def _notes(cells: Sequence[Cell], runs: pd.DataFrame) -> list[str]:
         else "",
         f"{without} of {len(groups)} comparison groups without a {REFERENCE} row to compare with." if without else "",
         f"Runs of a hyper-parameter search, not ranked: {searched}." if searched else "",
+        *_no_multipliers(cells),
     ]
     return [note for note in notes if note]
+
+
+def _no_multipliers(cells: Sequence[Cell]) -> list[str]:
+    """Why schemes have no multiplier, one sentence for each reason that holds for all costs of some scheme."""
+    reasons: dict[str, set[str]] = {}
+    for cell in cells:
+        found = {reason for reason in cell.multipliers.values() if isinstance(reason, str)}
+        if (
+            len(cell.multipliers) == len(COSTS)
+            and len(found) == 1
+            and all(isinstance(v, str) for v in cell.multipliers.values())
+        ):
+            reasons.setdefault(found.pop(), set()).add(printable(cell.label))
+    return [
+        f"No multiplier over {REFERENCE} for {', '.join(sorted(labels))}: {reason}."
+        for reason, labels in reasons.items()
+    ]

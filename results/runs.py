@@ -114,6 +114,7 @@ COLUMNS: tuple[Column, ...] = (
         "float64",
     ),
     _tag("hardware", "what it ran on"),
+    _tag("kernels", "what computed the connections: triton or torch"),
     _tag("commit", "commit of the code"),
     _tag("dirty", "whether the code had uncommitted changes", dtype="boolean"),
     _tag("config_hash", "hash of the resolved configuration"),

@@ -19,8 +19,9 @@ from resbench.results.cells import labelled, natural
 from resbench.results.ranking import REFERENCE
 from resbench.results.runs import ranked_runs
 from resbench.results.scaling.effects import effects, iso_flops
-from resbench.results.scaling.frontier import multiplier, power_law
+from resbench.results.scaling.frontier import power_law
 from resbench.results.scaling.law import Fit, fit
+from resbench.results.scaling.multipliers import LADDER, one_machine, over_reference
 from resbench.results.scaling.points import COSTS, Point, points, usable
 
 SCHEMA = "resbench.scaling/1"
@@ -125,8 +126,7 @@ def scaling(runs: pd.DataFrame, study: str, resamples: int = RESAMPLES) -> Scali
 
 
 def _ladders(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    by = ["task", "setting", "data_fingerprint"]
-    groups = list(runs.groupby(by, dropna=False, sort=True))
+    groups = list(runs.groupby(list(LADDER), dropna=False, sort=True))
     several = len({keys[2] for keys, _ in groups}) > 1
     for (task, setting, data), own in groups:
         words = [str(task), *([str(setting)] if setting else []), *([f"data {str(data)[:8]}"] if several else [])]
@@ -200,9 +200,9 @@ def _held_out(found: dict[str, list[dict[str, Any]]], head: dict[str, Any], own:
 def _frontiers(
     found: dict[str, list[dict[str, Any]]], head: dict[str, Any], own: pd.DataFrame, reference: pd.DataFrame | None
 ) -> None:
-    for cost, words in COSTS.items():
+    for cost in COSTS:
         row = head | {"cost": cost}
-        reason = _one_machine(own, reference) if cost != "flops" else ""
+        reason = one_machine(own, reference) if cost != "flops" else ""
         cells = points(own, cost)
         law = reason or power_law(cells)
         if isinstance(law, str):
@@ -215,28 +215,20 @@ def _frontiers(
                 | {"misfit": law.misfit, "points": law.points, "reason": ""}
             )
             found["frontier_points"] += [_point(row, cell) for cell in cells if math.isfinite(cell.mean[0])]
-        if reference is None or head["label"] == REFERENCE:
-            continue
-        ratio = reason or multiplier(cells, points(reference, cost))
+    if reference is None or head["label"] == REFERENCE:
+        return
+    for cost, ratio in over_reference(own, reference):
+        row = head | {"cost": cost}
         if isinstance(ratio, str):
-            found["multipliers"].append(row | {"unit": words, "reason": ratio})
+            found["multipliers"].append(row | {"unit": COSTS[cost], "reason": ratio})
         else:
             found["multipliers"].append(
                 row
-                | {"unit": words, "multiplier": ratio.value}
+                | {"unit": COSTS[cost], "multiplier": ratio.value}
                 | _ends(ratio.interval)
                 | {"at_lowest_loss": ratio.at_best, "at_highest_loss": ratio.at_worst}
                 | {"lowest_loss": ratio.best, "highest_loss": ratio.worst, "reason": ""}
             )
-
-
-def _one_machine(own: pd.DataFrame, reference: pd.DataFrame | None) -> str:
-    kinds = set(own["hardware"].dropna()) | (set() if reference is None else set(reference["hardware"].dropna()))
-    return (
-        ""
-        if len(kinds) == 1
-        else f"runs on {len(kinds)} kinds of hardware: time and memory are not compared across them"
-    )
 
 
 def _fit(own: pd.DataFrame, resamples: int) -> Fit | str:

@@ -74,3 +74,21 @@ def test_an_installed_copy_inside_somebodys_repository_has_no_commit(
 
 def test_hardware_is_named() -> None:
     assert hardware(torch.device("cpu")) == cpu_model() != ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "device", "path"),
+    [
+        ({}, "cpu", "torch"),
+        ({}, "cuda", "triton"),
+        ({"n_streams": 4, "order": "columns-first", "start": "exp", "sinkhorn_eps": 0.0}, "cuda", "triton"),
+        ({"n_streams": 5}, "cuda", "torch (no kernel for 5 streams)"),
+        ({"n_streams": 4, "order": "rows-first"}, "cuda", "triton (Sinkhorn in torch)"),
+    ],
+)
+def test_the_kernel_path_is_the_one_that_calls_take(
+    arguments: dict[str, object], device: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resbench.kernels.functional.INTERPRETED", False)
+    config = {"model": {"scheme": {"class_path": "x", "init_args": arguments}}}
+    assert provenance.kernel_path(config, torch.device(device)) == path
