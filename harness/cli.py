@@ -1,13 +1,13 @@
 """The `resbench` command: one line per subcommand, each imported only when it is asked for."""
 
 import argparse
-import gc
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
 
 from resbench.harness.errors import one_screen
+from resbench.harness.processes import end_quickly, importing
 
 Command = Callable[[list[str]], int]
 
@@ -35,8 +35,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Subcommand -> (where it is, what it does). A command takes the arguments after its name and returns an exit code."""
 
 
+def program() -> int:
+    """The `resbench` program: `main` in a process of its own, which ends with it."""
+    return end_quickly(main)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand. Returns its exit code: 0, or 2 for what the user can put right."""
+    """Run one subcommand. Returns its exit code: 0, or 2 for what the user can put right. Without ``argv`` it is the process's only task."""
     parser = _parser()
     arguments = list(sys.argv[1:] if argv is None else argv)
     chosen, rest = parser.parse_args(arguments[:1]), arguments[1:]
@@ -44,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     with one_screen(f"resbench {chosen.command}"):
-        return _load(chosen.command)(rest)
+        return _load(chosen.command, for_good=argv is None)(rest)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,14 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _load(command: str) -> Command:
+def _load(command: str, *, for_good: bool) -> Command:
     module, _, attribute = COMMANDS[command][0].partition(":")
-    # Importing makes millions of objects that stay; looking for garbage among them meanwhile takes a sixth of the time.
-    gc.disable()
-    try:
+    with importing(for_good=for_good):
         found: Command = getattr(import_module(module), attribute)
         if command == "fit":
             import_module("resbench.harness.fit")
-    finally:
-        gc.enable()
     return found

@@ -21,6 +21,8 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from resbench.harness.processes import importing
+
 LINK = "RESBENCH_RANK"
 LOOPBACK = "127.0.0.1"
 _JOIN_TIMEOUT_S = 300.0
@@ -274,7 +276,8 @@ def main() -> None:
     """The body of every process but the first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group; the first process decides
     _end_with_the_first()
-    from resbench.harness.fit import fit
+    with importing(for_good=True):
+        from resbench.harness.fit import fit
 
     fit(sys.argv[1:])
     sys.stderr.flush()

@@ -4,7 +4,6 @@ A trial must not outlive the sweep that started it: an orphan would write to a r
 """
 
 import ctypes
-import gc
 import importlib
 import multiprocessing
 import os
@@ -79,8 +78,6 @@ def rehearse() -> None:
     # A broken plugin or task is for the runs to report, each in its own words.
     with suppress(Exception):
         resbench.harness.fit.describe([])
-    gc.collect()
-    gc.freeze()  # the collector would otherwise touch, and so copy, every page shared with the fork server
 
 
 def main(job: Job, connection: Connection) -> None:

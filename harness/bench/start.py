@@ -60,7 +60,7 @@ def measure_starts(
 
 
 def _shell(argv: list[str]) -> None:
-    program = "import sys; from resbench.harness.cli import main; sys.exit(main())"
+    program = "import sys; from resbench.harness.cli import program; sys.exit(program())"
     done = subprocess.run([sys.executable, "-c", program, "fit", *argv], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"`resbench fit {' '.join(argv)}` failed: {done.stderr.strip()[-500:]}")

@@ -29,7 +29,7 @@ workers: 2
 """
 
 
-RESBENCH = "import sys; from resbench.harness.cli import main; sys.exit(main())"
+RESBENCH = "import sys; from resbench.harness.cli import program; sys.exit(program())"
 
 
 def losses(output_dir: Path) -> dict[str, list[tuple[int, float]]]:
