@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from resbench.results.scaling.frontier import Multiplier
     from resbench.results.tuning import LrSensitivity
 
-GROUP = ["task", "size", "setting", "budget_tokens", "data_fingerprint"]
+GROUP = ["task", "size", "setting", "budget_tokens", "data_fingerprint", "track"]
 """Columns of a labelled table that make a comparison group."""
+
+OPEN_TRACK = "open"
+"""The track of every row that fits no other (`resbench.results.tracks`)."""
 
 SYMBOLS = {"n_streams": "n", "sinkhorn_iterations": "t"}
 """Fields of a scheme that labels write as papers do; any other goes by its name."""
@@ -41,6 +44,7 @@ class Group:
     setting: str
     tokens: int | None
     data_fingerprint: str
+    track: str = OPEN_TRACK
 
     @property
     def title(self) -> str:
@@ -136,6 +140,7 @@ def labelled(runs: pd.DataFrame) -> pd.DataFrame:
         label=pd.Series([label for label, _ in parts], dtype="string", index=runs.index),
         setting=pd.Series([setting for _, setting in parts], dtype="string", index=runs.index),
         size=runs["size"].fillna(shape),
+        track=runs.get("track", OPEN_TRACK),
     )
 
 
@@ -155,6 +160,7 @@ def group_of(runs: pd.DataFrame) -> Group:
         setting=_text(first["setting"]),
         tokens=None if pd.isna(first["budget_tokens"]) else int(first["budget_tokens"]),
         data_fingerprint=_text(first["data_fingerprint"]),
+        track=_text(first["track"]) or OPEN_TRACK,
     )
 
 
@@ -167,6 +173,8 @@ def group_order(group: Group) -> tuple[object, ...]:
         group.tokens or 0,
         natural(group.setting),
         group.data_fingerprint,
+        group.track == OPEN_TRACK,
+        group.track,
     )
 
 

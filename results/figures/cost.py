@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -40,24 +43,29 @@ def throughput_and_memory(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Dr
 
 
 def _bars(axes: Axes, rows: pd.DataFrame, column: str, chosen: dict[str, Style], *, named: bool) -> None:
-    labels = [label for label in chosen if label in set(rows["label"])][::-1]
+    labels = [label for label in chosen if label in set(rows["label"])]
+    palette = {label: chosen[label].colour for label in labels}
+    shared: dict[str, Any] = {
+        "data": rows,
+        "x": column,
+        "y": "label",
+        "hue": "label",
+        "order": labels,
+        "hue_order": labels,
+        "ax": axes,
+    }
+    sns.barplot(
+        **shared, palette=palette, errorbar=None, width=0.66, saturation=1, alpha=0.85, linewidth=0, legend=False
+    )
+    sns.stripplot(**shared, palette=dict.fromkeys(labels, INK), jitter=False, size=3, alpha=0.6, legend=False)
     for height, label in enumerate(labels):
         values = rows.loc[rows["label"] == label, column].dropna()
-        if values.empty:
-            continue
-        style = chosen[str(label)]
-        mean = float(values.mean())
-        axes.barh(height, mean, height=0.66, color=style.colour, alpha=0.85, linewidth=0)
-        axes.plot(values, [height] * len(values), "o", color=INK, markersize=3, alpha=0.6)
-        axes.annotate(
-            quantity(mean),
-            (max(mean, float(values.max())), height),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-        )
-    axes.set_yticks(range(len(labels)), [plain(str(label)) for label in labels] if named else [""] * len(labels))
-    axes.set_ylim(-0.6, len(labels) - 0.4)
+        if len(values):
+            end = (max(float(values.mean()), float(values.max())), height)
+            axes.annotate(quantity(float(values.mean())), end, xytext=(5, 0), textcoords="offset points", va="center")
+    axes.set(xlabel=None, ylabel=None)
+    axes.set_yticks(range(len(labels)), [plain(label) if named else "" for label in labels])
+    axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.margins(x=0.16)
     axes.set_xlim(left=0)
     if axes.get_xlim()[1] >= 1000:

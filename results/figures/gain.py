@@ -7,7 +7,7 @@ import math
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from resbench.results.figures.drawing import Drawing, rendered, too_little
 from resbench.results.figures.style import INK, Style, house_style, legend_below, panel_title, thin_ticks
@@ -75,10 +75,15 @@ def _panel(axes: Axes, rows: pd.DataFrame, column: str, chosen: dict[str, Style]
         min(float(ends.min().min()) * 0.95, 1 / SMALLEST_SPAN), max(float(ends.max().max()) * 1.05, SMALLEST_SPAN)
     )
     axes.yaxis.set_major_locator(FixedLocator(gain_ticks(*axes.get_ylim())))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e4 else f"{value:.0e}"))
+    axes.yaxis.set_major_formatter(gain_text)
     axes.yaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     thin_ticks(axes)
+
+
+def gain_text(value: float, _position: float = 0) -> str:
+    """A tick of a gain axis."""
+    return f"{value:g}" if value < 1e4 else f"{value:.0e}"
 
 
 def gain_ticks(low: float, high: float) -> list[float]:

@@ -14,8 +14,8 @@ from resbench.results.leaderboard import Leaderboard
 
 LOSS, WALL = names.VAL_LOSS, names.PROGRESS_WALL_S
 
-METRICS = (LOSS, WALL)
-"""Metric histories that `curve_numbers` needs."""
+METRICS = (LOSS, WALL, names.GAIN_FORWARD, names.GAIN_BACKWARD)
+"""Metric histories that the figures need."""
 
 CURVE_COLUMNS = {
     "task": "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from resbench.results.figures import accuracy
+from resbench.results.figures import accuracy, gain_training, pareto, sinkhorn
 from resbench.results.figures.comparison import difference_to_reference
 from resbench.results.figures.cost import throughput_and_memory
 from resbench.results.figures.drawing import Drawing
@@ -14,7 +14,9 @@ from resbench.results.figures.numbers import cost_numbers, curve_numbers, differ
 from resbench.results.figures.style import styles
 from resbench.results.leaderboard import Leaderboard
 
-NAMES = ("difference", "loss_tokens", "loss_compute", "loss_wall_clock", "gain_depth", "cost")
+NAMES = (
+    "difference", "loss_tokens", "loss_compute", "loss_wall_clock", pareto.NAME, "gain_depth", gain_training.NAME, sinkhorn.NAME, "cost",
+)  # fmt: skip
 """Names of the figures every study has, drawn or not."""
 
 SOMETIMES = (accuracy.NAME,)
@@ -41,6 +43,9 @@ def draw_study(
         loss_against_tokens(over_training, chosen),
         loss_against_compute(over_training, chosen),
         loss_against_wall_clock(over_training, chosen),
+        pareto.loss_and_cost(pareto.pareto_numbers(leaderboard), chosen),
         gain_through_depth(gain_numbers(leaderboard, profiles), chosen),
+        gain_training.gain_over_training(gain_training.gain_training_numbers(leaderboard, curves), chosen),
+        sinkhorn.error_against_budget(sinkhorn.sinkhorn_numbers(leaderboard)),
         throughput_and_memory(cost_numbers(leaderboard), chosen),
     ]

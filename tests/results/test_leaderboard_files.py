@@ -68,7 +68,16 @@ class Page(HTMLParser):
 
 
 def test_every_form_and_every_figure_is_there_with_its_numbers(files: Files) -> None:
-    drawn = {"difference", "loss_tokens", "loss_compute", "loss_wall_clock", "gain_depth", "cost"}
+    drawn = {
+        "difference",
+        "loss_tokens",
+        "loss_compute",
+        "loss_wall_clock",
+        "pareto",
+        "gain_depth",
+        "gain_training",
+        "cost",
+    }
     expected = {f"figures/{name}.{kind}" for name in drawn for kind in ("svg", "png", "csv")}
     assert set(files) == expected | {"index.html", "leaderboard.md", "leaderboard.json", "leaderboard.csv"}
 

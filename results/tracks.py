@@ -1,0 +1,155 @@
+"""Tracks: frozen, versioned rules by task and budget (`tracks.yaml`), and which runs kept them.
+
+Whatever else a row says, it says it within its track: ranks, differences and ties never cross tracks. A row that fits none is in the open
+track, with the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from resbench.results.cells import OPEN_TRACK
+from resbench.results.runs import FINAL
+from resbench.results.source import RunSource
+
+FILE = Path(__file__).parent / "tracks.yaml"
+
+Value = bool | int | float | str
+
+
+class Track(BaseModel):
+    """The rules of one track. `digest` is the SHA-256 of all the others; a frozen track's no longer change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+    version: int = Field(ge=1)
+    frozen: date
+    title: str = Field(min_length=1, max_length=120)
+    about: str = Field(min_length=1, max_length=400)
+    task: list[str] = Field(min_length=1)
+    sizes: list[str] = []
+    tokens: list[int] = Field(min_length=1)
+    fixed: dict[str, Value] = {}
+    may_tune: list[str] = []
+    tuning_runs: int = Field(ge=0)
+    seeds: int = Field(ge=1)
+    digest: str = ""
+
+    @property
+    def name(self) -> str:
+        """Id and version, `demo/1`: what a row carries."""
+        return f"{self.id}/{self.version}"
+
+    def rules_digest(self) -> str:
+        """SHA-256 of the rules, everything but the digest."""
+        rules = self.model_dump(mode="json", exclude={"digest"})
+        return hashlib.sha256(json.dumps(rules, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The track of every cell, and for those in the open track what keeps them out of the nearest one."""
+
+    runs: pd.DataFrame
+    reasons: dict[str, str]
+
+
+def load_tracks(file: Path = FILE) -> list[Track]:
+    """The tracks of a file, in its order.
+
+    Raises ValueError naming the track and the rule for one that is no track, one named twice, and one that was changed after it was frozen.
+    """
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    tracks: list[Track] = []
+    for position, entry in enumerate(content or []):
+        named = entry.get("id") if isinstance(entry, dict) else None
+        where = f"{file}: {named or f'entry {position + 1}'}"
+        try:
+            track = Track.model_validate(entry)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        if track.name in {other.name for other in tracks}:
+            raise ValueError(f"{where}: version {track.version} is there twice; give the newer one the next version")
+        if track.digest != track.rules_digest():
+            raise ValueError(
+                f"{where}: the rules of version {track.version} are not those that were frozen on {track.frozen}. Put them back, or add "
+                f"version {track.version + 1}; the digest of the rules as they are now is {track.rules_digest()}"
+            )
+        tracks.append(track)
+    return tracks
+
+
+def place(runs: pd.DataFrame, source: RunSource, tracks: Sequence[Track]) -> Placed:
+    """The table of `load_runs` with a column `track`: for every cell, the first track whose rules all its final runs kept, else `OPEN_TRACK`.
+
+    Args:
+        runs: of `load_runs`, search runs included, since these are counted.
+        source: where they come from; parameters are read there.
+        tracks: of `load_tracks`.
+    """
+    params = {run.run_id: run.params for run in source.runs()}
+    by = ["study", "task", "cell", "size", "budget_tokens"]
+    trials = runs[runs["phase"] != FINAL].assign(trial=lambda rows: rows["trial_key"].fillna(rows["run_id"]))
+    searched = trials.groupby("cell", dropna=False)["trial"].nunique()
+    placed = pd.Series(OPEN_TRACK, index=runs.index, dtype="string")
+    reasons: dict[str, str] = {}
+    for _, members in runs[runs["phase"] == FINAL].groupby(by, dropna=False):
+        cell = str(members["cell"].iloc[0])
+        broken = [(track, _broken(track, members, params, int(searched.get(cell, 0)))) for track in tracks]
+        fitting = [track for track, rules in broken if not rules]
+        if fitting:
+            placed[members.index] = fitting[0].name
+        else:
+            near = [(track, rules) for track, rules in broken if str(members["task"].iloc[0]) in track.task]
+            if near:
+                track, rules = min(near, key=lambda pair: len(pair[1]))
+                reasons[cell] = f"not in {track.name}: {'; '.join(rules)}"
+            else:
+                reasons[cell] = "no track has this task"
+    return Placed(runs.assign(track=placed), reasons)
+
+
+def _broken(track: Track, members: pd.DataFrame, params: Mapping[str, Mapping[str, str]], searched: int) -> list[str]:
+    """The rules of a track that a cell's final runs did not keep, one phrase each."""
+    first = members.iloc[0]
+    broken = []
+    if str(first["task"]) not in track.task:
+        broken.append(f"task {first['task']}, not {' or '.join(track.task)}")
+    if track.sizes and str(first["size"]) not in track.sizes:
+        broken.append(f"size {first['size']}, not {' or '.join(track.sizes)}")
+    tokens = first["budget_tokens"]
+    if pd.isna(tokens) or int(tokens) not in track.tokens:
+        budget = "an unknown number of" if pd.isna(tokens) else f"{int(tokens):,}"
+        broken.append(f"{budget} tokens, not {' or '.join(f'{allowed:,}' for allowed in track.tokens)}")
+    for key, value in track.fixed.items():
+        found = {params.get(str(run_id), {}).get(key) for run_id in members["run_id"]}
+        if other := [given for given in found if given is None or not same(given, value)]:
+            broken.append(f"{key} is {'not logged' if other[0] is None else other[0]}, not {value}")
+    if searched > track.tuning_runs:
+        broken.append(f"{searched} search trials, at most {track.tuning_runs}")
+    complete = int((members["outcome"] == "complete").sum())
+    if complete < track.seeds and not (members["outcome"] == "diverged").any():
+        broken.append(f"{complete} complete seeds, at least {track.seeds}")
+    return broken
+
+
+def same(logged: str, value: Value) -> bool:
+    """Whether a logged parameter, which is text, says the value of a rule."""
+    if isinstance(value, bool):
+        return logged.lower() == str(value).lower()
+    try:
+        return float(logged) == float(value)
+    except ValueError:
+        return logged == str(value)
