@@ -20,7 +20,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ui": ("resbench.harness.commands:ui", "open MLflow's user interface on the runs"),
     "sweep": ("resbench.sweeps.cli:main", "plan FILE | run FILE: many runs from one file"),
     "runs": ("resbench.harness.runs.cli:main", "list | export | import | delete: move runs between stores as one file"),
-    "leaderboard": ("resbench.results.cli:main", "build | submit | check: tables, figures and files to pass on"),
+    "leaderboard": (
+        "resbench.results.cli:main",
+        "build | submit | check | verify | publish: tables, figures and files to pass on",
+    ),
     "scaling": ("resbench.results.scaling.cli:main", "laws of loss in size, data and cost, from the runs of a study"),
     "new-scheme": (
         "resbench.harness.scaffold:new_scheme",

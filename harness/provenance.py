@@ -1,11 +1,10 @@
 """Where a run's numbers come from: the code, the configuration, the data, the machine."""
 
 import functools
-import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,8 @@ import torch
 
 from resbench.harness import names
 from resbench.harness.config import world_size
+from resbench.harness.hashing import config_hash, without
 from resbench.kernels import functional
-
-NOT_CONFIGURATION = (
-    "seed_everything",
-    "output_dir",
-    "resume",
-    "profile",
-    "tracking",
-    "data.init_args.seed",
-    "data.init_args.cache_dir",
-    "data.init_args.num_workers",
-    "trainer.enable_progress_bar",
-)
-"""Keys that do not change what a run is an instance of: its seed, where it writes, how it is shown."""
 
 
 def provenance_tags(config: Mapping[str, Any], device: torch.device) -> dict[str, str | None]:
@@ -46,24 +33,6 @@ def provenance_tags(config: Mapping[str, Any], device: torch.device) -> dict[str
     }
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits that are equal exactly for resolved configurations that differ at most in `NOT_CONFIGURATION`."""
-    kept = json.loads(json.dumps(config, default=str))
-    _without(kept, NOT_CONFIGURATION)
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _without(tree: dict[str, Any], keys: Iterable[str]) -> None:
-    """Drop dotted keys from a nested configuration, in place."""
-    for key in keys:
-        *parents, last = key.split(".")
-        node: Any = tree
-        for parent in parents:
-            node = node.get(parent) if isinstance(node, dict) else None
-        if isinstance(node, dict):
-            node.pop(last, None)
-
-
 HOW_IT_RUNS = (
     "trainer.accelerator",
     "trainer.devices",
@@ -79,7 +48,7 @@ def resume_hash(config: Mapping[str, Any]) -> str:
     kept = json.loads(json.dumps(config, default=str))
     data = kept["data"].get("init_args") or {}
     sequences = int(data.get("batch_size") or 1) * world_size(kept["trainer"])
-    _without(kept, HOW_IT_RUNS)
+    without(kept, HOW_IT_RUNS)
     return config_hash({**kept, "sequences_per_micro_batch": sequences})
 
 

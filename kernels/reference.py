@@ -5,7 +5,7 @@ Notation (mHC, arXiv 2512.24880): a token carries n streams of width C, ``x[...,
 Coefficients are computed in float32 (float64 for float64 streams); streams keep their own dtype and are rounded once, on output.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -38,29 +38,6 @@ def add_rms_norm(x: Tensor, y: Tensor, weight: Tensor | None, eps: float = 1e-6)
     return joined, rms_norm(joined, weight, eps)
 
 
-class _Turned(torch.autograd.Function):
-    """[T, n, n] -> [n, n, T] or back, contiguous in both directions: reductions over rows of n that lie apart in memory are the slow part of
-    Sinkhorn on a CPU, and a gradient that arrives as a transposed view would make every backward operation as slow."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, tokens_last: bool) -> Tensor:
-        return x.permute((1, 2, 0) if tokens_last else (2, 0, 1)).contiguous()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: Tensor) -> None:
-        ctx.tokens_last = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _turned(gradient, not ctx.tokens_last), None
-
-
-def _turned(x: Tensor, tokens_last: bool) -> Tensor:
-    return _Turned.apply(x, tokens_last)
-
-
 def sinkhorn(
     logits: Tensor, iterations: int = 20, *, order: Order = "columns-first", start: Start = "exp", eps: float = 0.0
 ) -> Tensor:
@@ -73,23 +50,22 @@ def sinkhorn(
     The first pair is done on logarithms: an exponential of max-shifted logits can leave a whole row at zero. After it every sum lies
     in [1/n, n], so the rest is plain arithmetic. With ``iterations=0`` the result is ``exp(logits - max(logits))``.
     """
-    shape = logits.shape
-    logits = _turned(logits.to(compute_dtype(logits)).reshape(-1, *shape[-2:]), True)  # [out, in, tokens]
-    first, second = (0, 1) if order == "columns-first" else (1, 0)
+    logits = logits.to(compute_dtype(logits))
+    first, second = (-2, -1) if order == "columns-first" else (-1, -2)
     if start == "softmax":
-        matrix = torch.softmax(logits, 1) + eps
+        matrix = torch.softmax(logits, -1) + eps
         pairs = iterations
     elif iterations == 0 or eps > 0:
-        matrix = torch.exp(logits - logits.amax((0, 1), keepdim=True))
+        matrix = torch.exp(logits - logits.amax((-2, -1), keepdim=True))
         pairs = iterations
     else:
         log_m = logits - logits.logsumexp(first, keepdim=True)
         matrix = torch.exp(log_m - log_m.logsumexp(second, keepdim=True))
         pairs = iterations - 1
     for _ in range(pairs):
-        matrix = matrix * (matrix.sum(first, keepdim=True) + eps).reciprocal()
-        matrix = matrix * (matrix.sum(second, keepdim=True) + eps).reciprocal()
-    return _turned(matrix, False).reshape(shape)
+        matrix = matrix / (matrix.sum(first, keepdim=True) + eps)
+        matrix = matrix / (matrix.sum(second, keepdim=True) + eps)
+    return matrix
 
 
 def mhc_coefficients(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
         arguments.conformance,
         arguments.margin,
         arguments.files,
+        arguments.verification,
     )
 
 
@@ -39,11 +41,13 @@ def build(
     conformance: Sequence[Path] = (),
     margin: float | None = None,
     files: Sequence[Path] = (),
+    verifications: Sequence[Path] = (),
 ) -> int:
     """Build the leaderboard of a study (the latest one if None) into `out`, `<output_dir>/leaderboard/<study>` by default.
 
     ``conformance``: files of `resbench check-scheme --json`, shown as badges. ``margin``: largest difference in loss that counts as
-    none, nats/token (`statistics.MARGIN` if None). ``files``: of `resbench runs export`, to be read in place of the store.
+    none, nats/token (`statistics.MARGIN` if None). ``files``: of `resbench runs export`, or submissions, to be read in place of the store.
+    ``verifications``: of `resbench leaderboard verify`, shown beside the rows they are about.
     """
     from rich.console import Console
 
@@ -54,16 +58,19 @@ def build(
     from resbench.results.runs import load_runs
     from resbench.results.source import open_source
     from resbench.results.statistics import MARGIN
+    from resbench.results.submission.verification import load_verifications, with_verification
     from resbench.results.terminal import print_leaderboard
     from resbench.results.tuning import learning_rate_curves
 
     badges = load_badges(conformance)
+    records = load_verifications(verifications)
     source = open_source(list(files) or tracking_uri or default_tracking_uri(output_dir))
     runs = load_runs(source)
     chosen = choose_study(runs, study, source.name)
     own = runs[runs["study"] == chosen]
     rates = learning_rate_curves(own, source)
     leaderboard = make_leaderboard(own, chosen, badges, MARGIN if margin is None else margin, rates)
+    leaderboard = replace(leaderboard, cells=with_verification(leaderboard.cells, records))
     folder = out or output_dir / "leaderboard" / folder_name(chosen)
     folder.mkdir(parents=True, exist_ok=True)  # one that cannot be had is said before figures are drawn
     write_files(folder, files_of(leaderboard, source))
@@ -141,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         default=[],
-        help="read these files of `resbench runs export` instead of a store: the same files give the same bytes everywhere",
+        help="read these files of `resbench runs export` (or submissions, .json) instead of a store: the same files give the same bytes everywhere",
     )
     command.add_argument("--out", metavar="DIR", help="where to write; default: OUTPUT_DIR/leaderboard/STUDY")
     command.add_argument(
@@ -151,6 +158,14 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=[],
         help="files that `resbench check-scheme NAME --json FILE` wrote: badges in the table",
+    )
+    command.add_argument(
+        "--verification",
+        metavar="FILE",
+        nargs="+",
+        type=Path,
+        default=[],
+        help="records that `resbench leaderboard verify` wrote: which rows a rerun agreed with",
     )
     command.add_argument(
         "--margin",

@@ -361,7 +361,7 @@ COLUMNS: tuple[DisplayColumn, ...] = (
         "verified",
         "Verified",
         "Whether a rerun on another machine found the submitted losses (`resbench leaderboard verify`).",
-        lambda c: c.verified or NOTHING,
+        lambda c: c.verified or "no",
     ),
 )
 

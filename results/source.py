@@ -74,15 +74,24 @@ Where = str | Path | RunSource
 
 
 def open_source(where: Where | list[Path]) -> RunSource:
-    """The runs of an MLflow store (a URI) or of exported files (a path or several).
+    """The runs of an MLflow store (a URI), or of exported files (``.zip``) or submissions (``.json``): a path or several of one kind.
 
     Raises what `open_store` or `Archive` raises for what cannot be read.
     """
     if isinstance(where, str):
         return StoreSource(where)
     if isinstance(where, Path):
-        return FileSource([where])
-    return FileSource(where) if isinstance(where, list) else where
+        where = [where]
+    if not isinstance(where, list):
+        return where
+    submissions = [file for file in where if file.suffix == ".json"]
+    if not submissions:
+        return FileSource(where)
+    if len(submissions) < len(where):
+        raise ValueError(f"{submissions[0]} is a submission, other files are exported runs: give one kind at a time")
+    from resbench.results.submission.source import SubmissionSource
+
+    return SubmissionSource(where)
 
 
 class StoreSource:

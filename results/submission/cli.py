@@ -1,16 +1,16 @@
-"""`resbench leaderboard submit` and `resbench leaderboard check`."""
+"""`resbench leaderboard submit`, `check` and `verify`."""
 
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
+
+from resbench.results.submission import verify_cli
 
 
 def add_commands(commands: Any) -> None:
-    """Add both to the parser of `resbench leaderboard`."""
+    """Add them to the parser of `resbench leaderboard`."""
     submit = commands.add_parser(
         "submit",
         help="write a submission file from the runs of a study",
@@ -33,36 +33,34 @@ def add_commands(commands: Any) -> None:
     )
     check.add_argument("file", metavar="FILE", type=Path)
     check.set_defaults(run=_check)
+    verify_cli.add_command(commands)
 
 
 def _submit(arguments: argparse.Namespace) -> int:
     from resbench.harness.store import default_tracking_uri
     from resbench.results.cli import choose_study, folder_name
-    from resbench.results.runs import load_runs
+    from resbench.results.runs import load_runs, ranked_runs
+    from resbench.results.source import open_source
+    from resbench.results.submission.configs import load_configs
+    from resbench.results.submission.files import write_whole
     from resbench.results.submission.making import make_submission
 
     uri = arguments.tracking_uri or default_tracking_uri(arguments.output_dir)
     runs = load_runs(uri)
     study = choose_study(runs, arguments.study, uri)
-    text = make_submission(runs[runs["study"] == study], study, arguments.submitter, arguments.devices)
+    own = runs[runs["study"] == study]
+    configs = load_configs(open_source(uri), ranked_runs(own))
+    text = make_submission(own, study, arguments.submitter, arguments.devices, configs)
     file = Path(arguments.out or Path(arguments.output_dir) / "submissions" / f"{folder_name(study)}.json")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile("w", dir=file.parent, prefix=".submission-", delete=False, encoding="utf-8") as staged:
-        try:
-            staged.write(text)
-            staged.close()
-            os.chmod(staged.name, 0o644)
-            os.replace(staged.name, file)
-        except BaseException:
-            Path(staged.name).unlink(missing_ok=True)
-            raise
+    write_whole(file, text)
     print(f"Wrote {file}. Check it as its reader will: resbench leaderboard check {file}")
     return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
     from resbench.results.submission.plausible import implausible, weaknesses
-    from resbench.results.submission.reading import MOST_REASONS, Refused, read_submission
+    from resbench.results.submission.reading import Refused, read_submission
+    from resbench.results.submission.refusal import print_refusal
 
     try:
         submission = read_submission(arguments.file)
@@ -70,14 +68,14 @@ def _check(arguments: argparse.Namespace) -> int:
         if reasons:
             raise Refused(reasons)
     except Refused as refused:
-        print(f"Refused, for {min(len(refused.reasons), MOST_REASONS)} reason(s):")
-        for reason in refused.reasons:
-            print(f"  {reason}")
+        print_refusal(refused)
         return 1
     complete = sum(run.outcome == "complete" for run in submission.runs)
     counted = f"{complete} complete of {len(submission.runs)} runs"
     print(f"Accepted: {submission.study} by {submission.submitter}, {counted}, digest {submission.digest[:12]}.")
     for note in weaknesses(submission):
         print(f"  note: {note}")
-    print("Its form is right and nothing speaks against its numbers. That they are right, only rerunning them shows.")
+    print(
+        "Its form is right and nothing speaks against its numbers. That they are right, only rerunning them shows: resbench leaderboard verify."
+    )
     return 0

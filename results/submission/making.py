@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -14,13 +15,20 @@ from resbench.results.submission.reading import Refused, parse_submission, valid
 from resbench.results.submission.schema import SCHEMA, SubmittedRun, digest_of
 
 
-def make_submission(runs: pd.DataFrame, study: str, submitter: str, devices: int = 1) -> str:
+def make_submission(
+    runs: pd.DataFrame,
+    study: str,
+    submitter: str,
+    devices: int = 1,
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
     """The text of a submission file, which has passed every check that it will meet.
 
     Args:
         runs: of `load_runs`, of the study.
         study, submitter: names; see the schema for what may be in them.
         devices: accelerators that each run used.
+        configs: of `load_configs`; without a run's configuration nobody can run it again.
 
     Raises `Refused` with the reasons when the runs would not be accepted.
     """
@@ -38,6 +46,7 @@ def make_submission(runs: pd.DataFrame, study: str, submitter: str, devices: int
         "submitter": submitter,
         "study": study,
         "devices": devices,
+        "configs": dict(configs or {}),
         "runs": [{name: _plain(row[name]) for name in fields} for row in ranked.to_dict(orient="records")],
         "digest": "0" * 64,
     }

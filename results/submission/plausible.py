@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from resbench.harness.hardware import peak_of
 from resbench.results.ranking import REFERENCE
@@ -33,8 +34,13 @@ def implausible(submission: Submission) -> list[str]:
     found = [
         f"runs[{position}] ({run.cell}, seed {run.seed}): {reason}"
         for position, run in enumerate(submission.runs)
-        for reason in _run(run, submission.devices)
+        for reason in (
+            *_run(run, submission.devices),
+            *_as_configured(run, submission.configs.get(run.config_hash)),
+        )
     ]
+    unused = submission.configs.keys() - {run.config_hash for run in submission.runs}
+    found += [f"configs[{digest}]: no run has this configuration" for digest in sorted(unused)]
     return found + list(_together(submission.runs))
 
 
@@ -51,7 +57,32 @@ def weaknesses(submission: Submission) -> list[str]:
     notes += [f"{few} of {len(seeds)} cells with fewer than two complete seeds: no interval"] if few else []
     if any(run.dirty or run.commit is None for run in submission.runs):
         notes.append("runs from code that no commit tells: nobody can rerun exactly this")
+    bare = sum(run.config_hash not in submission.configs for run in submission.runs)
+    notes += (
+        [f"{bare} of {len(submission.runs)} runs without their configuration: they cannot be run again"] if bare else []
+    )
     return notes
+
+
+def _as_configured(run: SubmittedRun, config: Mapping[str, Any] | None) -> Iterator[str]:
+    """What a run says of itself against what its configuration says."""
+    if config is None:
+        return
+
+    def at(*path: str) -> Any:
+        node: Any = config
+        for part in path:
+            node = node.get(part) if isinstance(node, Mapping) else None
+        return node
+
+    scheme = ("model", "scheme", "init_args")
+    for name, told, path in (
+        ("budget_tokens", run.budget_tokens, ("budget", "tokens")),
+        ("n_streams", run.n_streams, (*scheme, "n_streams")),
+        ("sinkhorn_iterations", run.sinkhorn_iterations, (*scheme, "sinkhorn_iterations")),
+    ):
+        if told != at(*path):
+            yield f"{name} {told} is not the configuration's {'.'.join(path)}, {str(at(*path))[:40]}"
 
 
 def _run(run: SubmittedRun, devices: int) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from resbench.results.columns import printable
+from resbench.results.submission.configs import unsound
 from resbench.results.submission.schema import Submission, digest_of
 
 MOST_BYTES = 16 * 2**20
@@ -31,6 +32,11 @@ class Refused(ValueError):
 
 def read_submission(file: Path) -> Submission:
     """The submission in a file. Raises `Refused`, or OSError if there is no such file."""
+    return parse_submission(read_bounded(file))
+
+
+def read_bounded(file: Path) -> bytes:
+    """A file's content, of which no more is read than a submission can have. Raises `Refused`, or OSError if there is no such file."""
     if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait for somebody to write to it
         raise Refused([f"{file} is not a regular file"])
     with file.open("rb") as stream:
@@ -41,11 +47,13 @@ def read_submission(file: Path) -> Submission:
                 f"{file.name}: more than {MOST_BYTES // 2**20} MiB; a submission of 5000 runs takes less than half of that"
             ]
         )
-    return parse_submission(raw)
+    return raw
 
 
 def parse_submission(raw: bytes) -> Submission:
     """The submission in these bytes. Raises `Refused`."""
+    if raw.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        raise Refused(["compressed: a submission is plain JSON, so that its size is known before it is read"])
     try:
         content = json.loads(raw.decode("utf-8"), parse_constant=_constant, object_pairs_hook=_object)
     except Refused:
@@ -58,6 +66,8 @@ def parse_submission(raw: bytes) -> Submission:
         raise Refused([f"a submission is a JSON object, this is a {type(content).__name__}"])
     submission = validated(content)
     expected = digest_of(submission.content())
+    if problems := list(unsound(submission.configs)):
+        raise Refused(problems)
     if submission.digest != expected:
         raise Refused(
             [

@@ -1,4 +1,4 @@
-"""A submission file, version 1: what it may hold, field by field. Anything else in it, and anything that is not plain data, is refused.
+"""A submission file, version 2: what it may hold, field by field. Anything else in it, and anything that is not plain data, is refused.
 
 Names are ASCII letters, digits and a few signs, so that they are harmless in HTML, Markdown, file names, terminals and spreadsheets
 before anything is escaped, and so that no two that look alike differ.
@@ -10,9 +10,9 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-SCHEMA = "resbench.submission/1"
+SCHEMA = "resbench.submission/2"
 
 MOST_RUNS = 5000
 
@@ -24,6 +24,12 @@ Name = Annotated[
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", strict=True)]
 """A SHA-256 in hexadecimal."""
 
+RunId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$", strict=True)]
+
+Who = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.@+-]*$", max_length=80, strict=True)]
+
+ConfigHash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,64}$", strict=True)]
+
 Positive = Annotated[float, Field(gt=0, lt=1e30, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 
@@ -33,20 +39,23 @@ class SubmittedRun(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    run_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$", strict=True)]
+    run_id: RunId
     outcome: Literal["complete", "diverged", "oom", "failed", "pruned", "running"]
     scheme: Name
     cell: Name
     task: Name
-    size: Name
+    size: Name | None
+    depth: Annotated[int, Field(ge=1, le=10**5, strict=True)] | None
+    width: Annotated[int, Field(ge=1, le=10**7, strict=True)] | None
     seed: Count
     data_fingerprint: Hash
-    config_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,64}$", strict=True)]
+    config_hash: ConfigHash
     commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{7,64}$", strict=True)] | None
     dirty: bool | None
     resbench_version: Name | None
     torch: Name | None
     triton: Name | None
+    kernels: Name | None
     hardware: Annotated[
         str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.,@()/+-]*$", max_length=120, strict=True)
     ]
@@ -70,18 +79,21 @@ class SubmittedRun(BaseModel):
 
 
 class Submission(BaseModel):
-    """Runs of one study and who ran them. `digest` is the SHA-256 of everything else, so that a file changed on its way is noticed.
+    """Runs of one study, who ran them, and by its hash the configuration of every run that kept one, without its seed.
+
+    `digest` is the SHA-256 of everything else, so that a file changed on its way is noticed.
 
     A digest is no signature: whoever changes a file on purpose can write a new one. What a file claims is believed after `verify`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    version: Literal["resbench.submission/1"] = Field(alias="schema")
-    submitter: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.@+-]*$", max_length=80, strict=True)]
+    version: Literal["resbench.submission/2"] = Field(alias="schema")
+    submitter: Who
     study: Name
     devices: Annotated[int, Field(ge=1, le=1024, strict=True)]
     runs: Annotated[list[SubmittedRun], Field(min_length=1, max_length=MOST_RUNS)]
+    configs: dict[ConfigHash, dict[str, JsonValue]]
     digest: Hash
 
     def content(self) -> dict[str, Any]:

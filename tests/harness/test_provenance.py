@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from resbench.harness import provenance
-from resbench.harness.provenance import code_state, config_hash, cpu_model, hardware
+from resbench.harness.hashing import config_hash
+from resbench.harness.provenance import code_state, cpu_model, hardware
 
 
 def test_the_hash_ignores_what_does_not_change_the_experiment() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 import os
 from collections.abc import Callable
@@ -137,6 +138,10 @@ def test_seeds_that_agree_to_the_last_digit_are_copies(honest: Content) -> None:
         (b'{"schema": 1, "schema": 2}', "twice"),
         (b'{"a": {"b": 1, "b": 2}}', "twice"),
         (b"\x80\x04N.", "not JSON"),
+        (gzip.compress(b"[" * 10**7), "compressed: a submission is plain JSON"),
+        (b"PK\x03\x04" + b"\0" * 100, "compressed"),
+        (b'{"a":' * 50 + b"1" + b"}" * 50, "schema: Field required"),
+        (b'{"schema": "' + b"x" * 10**6 + b'"}', "Input should be 'resbench.submission/2'"),
     ],
 )
 def test_what_is_no_submission_at_all(raw: bytes, reason: str) -> None:
