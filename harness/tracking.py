@@ -106,9 +106,9 @@ class TrackedRun:
             self._thread = threading.Thread(target=self._send_until_closed, name="mlflow-metrics", daemon=True)
             self._thread.start()
 
-    def flush(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
-        """Send what is queued; whether that succeeded in time."""
-        deadline = time.monotonic() + timeout_s
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Send what is queued; whether that succeeded in time, by default `CLOSE_TIMEOUT_S`."""
+        deadline = time.monotonic() + (CLOSE_TIMEOUT_S if timeout_s is None else timeout_s)
         with self._wake:
             while self._pending or self._texts or self._busy:
                 self._wake.notify_all()
@@ -118,7 +118,7 @@ class TrackedRun:
                 self._wake.wait(min(left, 0.05))
         return True
 
-    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+    def close(self, timeout_s: float | None = None) -> None:
         """Send what is queued and stop the thread; what the store would not take goes to the spool file, saying so."""
         sent = self.flush(timeout_s)
         with self._wake:
@@ -145,13 +145,13 @@ class TrackedRun:
             self.run_id,
         )
 
-    def finish(self, tags: Mapping[str, str | None], status: str, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+    def finish(self, tags: Mapping[str, str | None], status: str) -> None:
         """Send everything, set the last tags and give the run its final status (FINISHED, FAILED or KILLED).
 
         A store that is away is waited for; if it does not come back in time the run ends all the same, with a warning.
         """
-        deadline = time.monotonic() + timeout_s
-        self.close(timeout_s)
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        self.close()
         wait = 0.5
         while True:
             try:

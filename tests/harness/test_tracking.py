@@ -106,7 +106,7 @@ def test_a_run_ends_without_its_store_and_is_completed_by_resuming(
             for name in ("log_batch", "log_text", "set_terminated"):
                 monkeypatch.setattr(client_class, name, away)
 
-    monkeypatch.setattr(TrackedRun.finish, "__defaults__", (0.5,))
+    monkeypatch.setattr(tracking, "CLOSE_TIMEOUT_S", 0.5)
     arguments = argv("--trainer.log_every_n_steps=1")
     result = fit(arguments, on_validation=leave)
     assert result.outcome == "complete"
