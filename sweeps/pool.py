@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from resbench.sweeps.trial import Failed, Finished, Job, Validation
 
-_PRELOADED = "resbench.sweeps.warm"
+PRELOADED = ("resbench.sweeps.warm",)
+"""What the fork server imports before the first trial."""
 _EXIT_PATIENCE_S = 30.0
 
 
@@ -33,7 +34,7 @@ def warm_up(threads: int) -> None:
     # Both are read once, when the fork server loads its libraries; the second keeps it from initialising CUDA, which does not survive a fork.
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-    multiprocessing.get_context("forkserver").set_forkserver_preload([_PRELOADED])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOADED))
     forkserver.ensure_running()
 
 

@@ -1,4 +1,4 @@
-"""One trial in its own process. The fork server imports this module once, with everything a run needs, so that a trial starts at once.
+"""One trial in its own process. The fork server imports what a run needs once, so that a trial starts at once; the sweep need not.
 
 A trial must not outlive the sweep that started it: an orphan would write to a run that the next `sweep run` takes up again.
 """
@@ -18,10 +18,6 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-import torch
-from mlflow.exceptions import MlflowException
-
-import resbench.harness.fit
 from resbench.harness.errors import Preempted
 
 _PR_SET_PDEATHSIG = 1
@@ -75,9 +71,11 @@ def rehearse() -> None:
         "sqlalchemy.dialects.sqlite",
     ):
         importlib.import_module(name)
+    from resbench.harness.fit import describe
+
     # A broken plugin or task is for the runs to report, each in its own words.
     with suppress(Exception):
-        resbench.harness.fit.describe([])
+        describe([])
 
 
 def main(job: Job, connection: Connection) -> None:
@@ -92,7 +90,11 @@ def main(job: Job, connection: Connection) -> None:
     if job.gpu is not None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[job.gpu] if job.gpu < len(visible) and visible[0] else str(job.gpu)
-    torch.set_num_threads(job.threads)
+    os.environ["OMP_NUM_THREADS"] = str(job.threads)  # for a torch still to be imported
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(job.threads)
+    from mlflow.exceptions import MlflowException
+
     try:
         result = _target(job.target)(
             list(job.argv), tags=job.tags, run_id=job.run_id, on_validation=_reporter(connection)
@@ -113,7 +115,9 @@ def _reporter(connection: Connection) -> Callable[[int, float], None]:
     def on_validation(tokens: int, loss: float) -> None:
         connection.send(Validation(tokens, loss))
         if connection.recv():
-            raise resbench.harness.fit.Pruned(f"pruned after {tokens} tokens")
+            from resbench.harness.callbacks.context import Pruned
+
+            raise Pruned(f"pruned after {tokens} tokens")
 
     return on_validation
 

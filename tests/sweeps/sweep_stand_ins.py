@@ -3,7 +3,7 @@
 `train` has the signature of `resbench.harness.fit.fit`. Its loss is a function of the configuration and the seed alone, and it goes on from a
 checkpoint file, as training does. `describe` stands for `resbench.harness.fit.describe`.
 
-Run as a script, ``python sweep_stand_ins.py FILE OUTPUT_DIR`` is `resbench sweep run` with these in place of training, and with a third argument,
+Run as a script, whose processes are spared the libraries of training, ``python sweep_stand_ins.py FILE OUTPUT_DIR`` is `resbench sweep run` with these in place of training, and with a third argument,
 the URL of a database, it is `resbench sweep worker`.
 """
 
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from resbench.harness.processes import end_quickly, importing
 
 SWEEP = """
 name: stand-in
@@ -70,7 +72,7 @@ def train(
     from mlflow import MlflowClient
 
     from resbench.harness import names
-    from resbench.harness.fit import Pruned
+    from resbench.harness.callbacks.context import Pruned
 
     config = yaml.safe_load(Path(argv[1]).read_text())
     client = MlflowClient(config["tracking"]["uri"])
@@ -210,7 +212,16 @@ def work(file: Path, output_dir: Path, storage: str, *, extend: bool = False, wo
     )
 
 
-if __name__ == "__main__":
+def main() -> int:
+    from resbench.sweeps import pool
+
+    pool.PRELOADED = ("resbench.sweeps.trial", "mlflow.store.tracking.sqlalchemy_store", "sqlalchemy.dialects.sqlite")
     paths = Path(sys.argv[1]), Path(sys.argv[2])
+    with importing(for_good=True):
+        import resbench.sweeps.worker  # and all it needs
     summary = work(*paths, sys.argv[3]) if len(sys.argv) > 3 else run(*paths)
-    sys.exit(130 if summary.interrupted else not summary.complete)
+    return 130 if summary.interrupted else int(not summary.complete)
+
+
+if __name__ == "__main__":
+    sys.exit(end_quickly(main))
