@@ -5,11 +5,13 @@ installed. Nothing is imported until a plugin is loaded, so that a broken one ca
 """
 
 import difflib
+import functools
 import importlib
 import inspect
+import os
 import sys
 from dataclasses import dataclass, replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from typing import Literal
 
@@ -118,10 +120,26 @@ def constructor_problem(kind: Kind, target: type) -> str | None:
 
 def available(kind: Kind) -> dict[str, Plugin]:
     """Every registered plugin of a kind by name, resbench's own first; one that two distributions claim fails when it is loaded, not before."""
+    return dict(_registered(kind, tuple(_state(place) for place in sys.path)))
+
+
+def _state(place: str) -> tuple[str, int]:
+    """A folder of the import path and when something was last put into it or taken away; importlib.metadata remembers folders by the same."""
+    try:
+        return place, os.stat(place or ".").st_mtime_ns
+    except OSError:
+        return place, 0
+
+
+@functools.lru_cache(maxsize=32)
+def _registered(kind: Kind, installed: tuple[tuple[str, int], ...]) -> dict[str, Plugin]:
+    """`available` for the state of the import path. A run asks a dozen times, and reading what every distribution says of itself takes its time."""
     found: dict[str, Plugin] = {}
+    described: dict[Distribution | None, tuple[str, str]] = {None: ("unknown", "?")}
     for entry in entry_points(group=GROUPS[kind]):
-        distribution = entry.dist.name if entry.dist else "unknown"
-        plugin = Plugin(kind, entry.name, entry.value, distribution, entry.dist.version if entry.dist else "?")
+        if entry.dist is not None and entry.dist not in described:
+            described[entry.dist] = entry.dist.name, entry.dist.version  # each reads a file
+        plugin = Plugin(kind, entry.name, entry.value, *described[entry.dist])
         earlier = found.setdefault(plugin.name, plugin)
         if earlier.target != plugin.target:
             found[plugin.name] = replace(earlier, rival=f"{plugin.distribution} ({plugin.target})")

@@ -1,6 +1,8 @@
 """The configuration of one run: what `resbench fit` accepts, from YAML files and the command line, through LightningCLI."""
 
 import contextlib
+import copy
+import functools
 import math
 import os
 from collections.abc import Mapping
@@ -258,12 +260,17 @@ class RunCLI(LightningCLI):
 
     def resolved(self) -> dict[str, Any]:
         """The whole configuration in plain values, every default filled in; `resbench fit --config` accepts it again."""
-        tree: dict[str, Any] = yaml.safe_load(self.dump())
+        tree: dict[str, Any] = copy.deepcopy(self._resolved)
         return tree
 
     def dump(self) -> str:
         """`resolved` as YAML."""
         return self.parser.dump(self.config, skip_unset=False)
+
+    @functools.cached_property
+    def _resolved(self) -> Any:
+        """Made once: a run asks half a dozen times, and `config` stays as it was parsed."""
+        return yaml.safe_load(self.dump())
 
     @property
     def vocab_size(self) -> int:

@@ -4,6 +4,7 @@ The default store is one SQLite file. MLflow creates it by running all its migra
 processes at once: a file lock beside the database serialises it. A database written by another version of MLflow is refused, never migrated.
 """
 
+import functools
 import logging
 import os
 import socket
@@ -156,8 +157,9 @@ def _check_version(path: Path, uri: str) -> None:
     )
 
 
+@functools.cache
 def _revisions() -> list[str]:
-    """Schema revisions the installed MLflow knows, newest first."""
+    """Schema revisions the installed MLflow knows, newest first: dozens of files to read."""
     import mlflow
     from alembic.script import ScriptDirectory
 

@@ -3,8 +3,8 @@
 `train` has the signature of `resbench.harness.fit.fit`. Its loss is a function of the configuration and the seed alone, and it goes on from a
 checkpoint file, as training does. `describe` stands for `resbench.harness.fit.describe`.
 
-Run as a script, whose processes are spared the libraries of training, ``python sweep_stand_ins.py FILE OUTPUT_DIR`` is `resbench sweep run` with these in place of training, and with a third argument,
-the URL of a database, it is `resbench sweep worker`.
+Run as a script, ``python sweep_stand_ins.py FILE OUTPUT_DIR`` is `resbench sweep run` with these in place of training, and with a third argument,
+the URL of a database, it is `resbench sweep worker`. Its processes are spared the libraries of training.
 """
 
 import json
@@ -218,7 +218,7 @@ def main() -> int:
     pool.PRELOADED = ("resbench.sweeps.trial", "mlflow.store.tracking.sqlalchemy_store", "sqlalchemy.dialects.sqlite")
     paths = Path(sys.argv[1]), Path(sys.argv[2])
     with importing(for_good=True):
-        import resbench.sweeps.worker  # and all it needs
+        import resbench.sweeps.worker  # noqa: F401  (and all it needs)
     summary = work(*paths, sys.argv[3]) if len(sys.argv) > 3 else run(*paths)
     return 130 if summary.interrupted else int(not summary.complete)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +59,15 @@ def results(output_dir: Path) -> dict[str, float]:
     return {run.data.tags["trial_key"]: run.data.metrics["val/loss"] for run in found}
 
 
-def trial_processes(output_dir: Path) -> list[psutil.Process]:
-    """Trial processes of a sweep: whoever holds its trials.lock open."""
+def trial_processes(process: subprocess.Popen[bytes], output_dir: Path) -> list[psutil.Process]:
+    """Trial processes of a sweep: those of its descendants that hold its trials.lock open."""
     path = str(output_dir / "sweeps" / "stand-in" / "trials.lock")
     found = []
-    for process in psutil.process_iter():
-        try:
-            if any(file.path == path for file in process.open_files()):
-                found.append(process)
-        except psutil.Error:
-            continue
+    with suppress(psutil.Error):
+        for descendant in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if any(file.path == path for file in descendant.open_files()):
+                    found.append(descendant)
     return found
 
 
@@ -76,7 +76,7 @@ def kill_group(process: subprocess.Popen[bytes], _: Path) -> None:
 
 
 def kill_parent_only(process: subprocess.Popen[bytes], output_dir: Path) -> None:
-    trials = trial_processes(output_dir)
+    trials = trial_processes(process, output_dir)
     process.kill()
     process.wait()
     deadline = time.monotonic() + 5
@@ -93,8 +93,8 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-def kill_a_child(_: subprocess.Popen[bytes], output_dir: Path) -> None:
-    trials = trial_processes(output_dir)
+def kill_a_child(process: subprocess.Popen[bytes], output_dir: Path) -> None:
+    trials = trial_processes(process, output_dir)
     if trials:
         trials[0].kill()
 
@@ -140,7 +140,7 @@ def test_killed_at_random_moments(
 
 def wait_for_trials_or_end(process: subprocess.Popen[bytes], output_dir: Path) -> None:
     deadline = time.monotonic() + 60
-    while process.poll() is None and not trial_processes(output_dir) and time.monotonic() < deadline:
+    while process.poll() is None and not trial_processes(process, output_dir) and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
@@ -153,9 +153,7 @@ def test_killed_before_the_first_run(
     dice = random.Random(5)
     for _ in range(3):
         process = start(file, output_dir)
-        wait_until = time.monotonic() + dice.uniform(0.5, 4.0)
-        while time.monotonic() < wait_until:
-            time.sleep(0.01)
+        time.sleep(dice.uniform(0.5, 3.0))
         kill_group(process, output_dir)
         process.wait()
     process = start(file, output_dir)
