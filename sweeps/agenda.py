@@ -83,6 +83,11 @@ class Agenda:
         """Whether the pruner ends this run at this validation; final runs are never pruned."""
         return planned.phase == "search" and self._searches[planned.cell.id].report(planned.number, tokens, loss)
 
+    @property
+    def searches(self) -> Mapping[str, CellSearch]:
+        """The search of each cell; none for a sweep without."""
+        return self._searches
+
     def blocked_cells(self) -> list[str]:
         """Cells whose final runs cannot start because a trial of their search failed."""
         return [cell for cell, search in self._searches.items() if not search.complete()]
@@ -143,4 +148,5 @@ class Agenda:
         if not search.is_finished(planned.number):
             search.values(planned.number)  # a study told before its parameters were drawn would not know them
             loss = entry.val_loss if entry.outcome == "complete" else None
-            search.tell(planned.number, loss, entry.tokens, pruned=entry.outcome == "pruned")
+            metrics = self._ledger.metrics(entry) if search.constrained else {}
+            search.tell(planned.number, loss, entry.tokens, pruned=entry.outcome == "pruned", metrics=metrics)

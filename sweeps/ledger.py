@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -18,6 +18,9 @@ from mlflow.exceptions import MlflowException
 
 from resbench.harness import names
 from resbench.sweeps.plan import Plan, PlannedRun
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 KIND_TAG = "resbench.kind"
 OUTPUT_TAG = "resbench.output_dir"
@@ -169,6 +172,15 @@ class Ledger:
         entry = entry_of(self._client.get_run(self._entries[planned.key].run_id))
         self._entries[planned.key] = entry
         return entry
+
+    def metrics(self, entry: Entry) -> dict[str, float]:
+        """The last value of everything a run measured, by name."""
+        return dict(self._client.get_run(entry.run_id).data.metrics)
+
+    def log_figure(self, figure: "Figure", path: str) -> None:
+        """Keep a figure with the parent run."""
+        assert self.parent_id is not None
+        self._client.log_figure(self.parent_id, figure, path)
 
     def close(self, planned: PlannedRun) -> Entry:
         """Make the status of a run with a result final, in case its worker died between writing the two."""

@@ -103,8 +103,21 @@ class Plan:
             "name": self.spec.name,
             "cells": {plan.cell.id: plan.cell.config for plan in self.cells},
             "seeds": list(self.spec.seeds),
-            "search": self.spec.search.model_dump(mode="json") if self.spec.search else None,
+            "search": self._search_record(),
         }
+
+    def _search_record(self) -> dict[str, Any] | None:
+        """Later additions to the file's keys only where they say something, so that sweeps begun before them can go on."""
+        search = self.spec.search
+        if search is None:
+            return None
+        fields = type(search).model_fields
+        silent = {
+            name
+            for name in ("constraints", "seeds_per_trial")
+            if getattr(search, name) == fields[name].get_default(call_default_factory=True)
+        }
+        return search.model_dump(mode="json", exclude=silent)
 
 
 def make_plan(spec: SweepSpec, describe: Describe | None = None, fields: SchemeFields = registered_fields) -> Plan:
@@ -138,7 +151,7 @@ def make_plan(spec: SweepSpec, describe: Describe | None = None, fields: SchemeF
             )
         )
     if spec.search:
-        from resbench.sweeps.search import check_search
+        from resbench.sweeps.strategies import check_search
 
         check_search(spec.search, planned[0].tokens)
         for key, distribution in spec.search.space.items():

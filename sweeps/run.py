@@ -25,6 +25,7 @@ from resbench.sweeps.ledger import Entry, Ledger
 from resbench.sweeps.plan import Plan
 from resbench.sweeps.pool import Ended, Pool, Report
 from resbench.sweeps.progress import Display, Eta, count, duration
+from resbench.sweeps.target import target_of
 from resbench.sweeps.yamlfile import dump
 
 if TYPE_CHECKING:
@@ -147,10 +148,11 @@ class Runner:
         config = self._folder / "configs" / f"{stem}.yaml"
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(dump(self._config(task)), encoding="utf-8")
+        target = target_of(self._target, planned, self._plan.spec)
         job = Job(
             key=planned.key,
-            target=self._target,
-            argv=("--config", str(config)),
+            target=target.function,
+            argv=target.arguments(("--config", str(config))),
             tags=self._ledger.tags(planned),
             run_id=run_id,
             threads=self._machine.threads,

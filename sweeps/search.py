@@ -8,37 +8,16 @@ A trial that was under way when the sweep stopped is still RUNNING in the study.
 parameters, so that the budget of every cell stays exactly ``search.trials``.
 """
 
-import inspect
 import math
-import warnings
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import optuna
 from optuna.trial import Trial, TrialState
 
-from resbench.sweeps.spec import Choices, Named, Range, Search
-from resbench.sweeps.yamlfile import did_you_mean
-
-T = TypeVar("T")
-
-SAMPLERS: dict[str, type[optuna.samplers.BaseSampler]] = {
-    "tpe": optuna.samplers.TPESampler,
-    "random": optuna.samplers.RandomSampler,
-    "gp": optuna.samplers.GPSampler,
-    "quasi-random": optuna.samplers.QMCSampler,
-    "grid": optuna.samplers.GridSampler,
-}
-PRUNERS: dict[str, type[optuna.pruners.BasePruner]] = {
-    "none": optuna.pruners.NopPruner,
-    "median": optuna.pruners.MedianPruner,
-    "percentile": optuna.pruners.PercentilePruner,
-    "successive-halving": optuna.pruners.SuccessiveHalvingPruner,
-    "hyperband": optuna.pruners.HyperbandPruner,
-    "threshold": optuna.pruners.ThresholdPruner,
-}
-_DRAWN_PER_TRIAL = ("tpe", "random", "gp")  # the others walk a fixed sequence and need one seed for the whole study
+from resbench.sweeps.feasible import excess
+from resbench.sweeps.spec import Choices, Range, Search
+from resbench.sweeps.strategies import make_pruner, make_sampler
 
 
 def open_storage(url: str) -> optuna.storages.RDBStorage:
@@ -48,48 +27,10 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     return optuna.storages.RDBStorage(url, engine_kwargs=sqlite)
 
 
-def check_search(search: Search, tokens: int) -> None:
-    """Raises ValueError naming the key for an unknown sampler or pruner, arguments they do not take, or a grid smaller than the budget."""
-    make_sampler(search, 0)
-    make_pruner(search, tokens)
-    if search.sampler.name == "grid":
-        points = math.prod(len(values) for values in _grid(search).values())
-        if search.trials > points:
-            raise ValueError(f"search.trials: {search.trials}, but the grid of search.space has only {points} points")
-
-
-def make_sampler(search: Search, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler that draws trial ``number``."""
-    chosen = _class(search.sampler, SAMPLERS, "sampler")
-    seed = search.seed
-    if search.sampler.name in _DRAWN_PER_TRIAL:
-        seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
-    arguments: dict[str, Any] = {"seed": seed}
-    if search.sampler.name == "quasi-random":
-        arguments |= {
-            "warn_independent_sampling": False,
-            "warn_asynchronous_seeding": False,
-        }  # its first point is always drawn alone
-    if search.sampler.name == "grid":
-        arguments["search_space"] = _grid(search)
-    return _build(chosen, search.sampler, arguments, "sampler")
-
-
-def make_pruner(search: Search, tokens: int) -> optuna.pruners.BasePruner:
-    """The pruner; resources and steps are tokens, and the rungs of the halving pruners default to the 1/27 .. 1 of the run's ``tokens``."""
-    chosen = _class(search.pruner, PRUNERS, "pruner")
-    arguments: dict[str, Any] = {}
-    if search.pruner.name == "hyperband":
-        arguments = {"min_resource": max(1, tokens // 27), "max_resource": tokens}
-    elif search.pruner.name == "successive-halving":
-        arguments = {"min_resource": max(1, tokens // 27), "reduction_factor": 3}
-    return _build(chosen, search.pruner, arguments, "pruner")
-
-
 class CellSearch:
     """One cell's study. ``tokens`` is the training budget of each trial."""
 
-    def __init__(self, search: Search, study_name: str, storage: optuna.storages.RDBStorage, tokens: int) -> None:
+    def __init__(self, search: Search, study_name: str, storage: optuna.storages.BaseStorage, tokens: int) -> None:
         self._search = search
         self._storage = storage
         self._study = optuna.create_study(
@@ -132,18 +73,50 @@ class CellSearch:
         self._study.sampler = make_sampler(self._search, number)
         return {key: _suggest(trial, key, distribution) for key, distribution in self._search.space.items()}
 
-    def report(self, number: int, tokens: int, loss: float) -> bool:
-        """Take note of a validation loss after ``tokens`` training tokens; True if the pruner gives the trial up."""
+    def report(self, number: int, step: int, loss: float) -> bool:
+        """Take note of a validation loss; True if the pruner gives the trial up.
+
+        step: training tokens, or the place of a seed where a trial has several.
+        """
         trial = self._trial(number)
-        if tokens not in self._frozen(number).intermediate_values:  # a resumed run passes the same point again
-            trial.report(loss if math.isfinite(loss) else math.inf, tokens)
+        if step not in self._frozen(number).intermediate_values:  # a resumed run passes the same point again
+            trial.report(loss if math.isfinite(loss) else math.inf, step)
         return trial.should_prune()
 
-    def tell(self, number: int, loss: float | None, tokens: int, *, pruned: bool = False) -> None:
-        """A trial's result: its final loss, or None for one that diverged or ran out of memory, which counts as the worst possible."""
+    @property
+    def study(self) -> optuna.Study:
+        """To be looked at: everything is told through this class."""
+        return self._study
+
+    @property
+    def step(self) -> str:
+        """What a step of the pruner is, in words."""
+        return "place of the seed" if self._search.seeds_per_trial > 1 else "training tokens"
+
+    @property
+    def constrained(self) -> bool:
+        """Whether `tell` needs a trial's metrics."""
+        return bool(self._search.constraints)
+
+    def tell(
+        self,
+        number: int,
+        loss: float | None,
+        tokens: int,
+        *,
+        pruned: bool = False,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """A trial's result: its final loss, or None for one that diverged or ran out of memory, which counts as the worst possible.
+
+        metrics: what its run measured, by name; asked for its constraints.
+        """
         trial = self._live.pop(number, None) or self._trial(number)
         self._live.pop(number, None)
         trial.set_user_attr("tokens", tokens)
+        for metric, value in excess(metrics or {}, self._search.constraints).items():
+            if metric not in trial.constraints:  # an earlier attempt at telling it may have been cut short
+                trial.set_constraint(metric, value)
         if (
             self._search.sampler.name == "grid"
         ):  # it would stop `Study.optimize` after its last point, and there is none here
@@ -161,22 +134,30 @@ class CellSearch:
         return self.asked() >= self._search.trials and not self.unfinished()
 
     def winner(self) -> tuple[int, dict[str, Any]]:
-        """Number and hyper-parameters of the best completed trial.
+        """Number and hyper-parameters of the best completed trial that keeps all constraints.
 
-        Where every trial diverged, the one that got furthest: the cell's final runs then show that it diverges.
+        Where none keeps them, the one that is least above them; where every trial diverged, the one that got furthest: the cell's final runs then
+        show that it diverges.
         """
         trials = self._study.get_trials(deepcopy=False)
         finished = [trial for trial in trials if trial.state is TrialState.COMPLETE] or trials
 
-        def rank(trial: optuna.trial.FrozenTrial) -> tuple[float, int, int]:
+        def rank(trial: optuna.trial.FrozenTrial) -> tuple[bool, float, float, int, int]:
+            value = trial.value if trial.value is not None else math.inf
             return (
-                trial.value if trial.value is not None else math.inf,
+                not math.isfinite(value),
+                above(trial),
+                value,
                 -trial.user_attrs.get("tokens", 0),
                 trial.number,
             )
 
         best = min(finished, key=rank)
         return best.number, dict(best.params)
+
+    def kept_constraints(self, number: int) -> bool:
+        """Whether a finished trial was within all bounds."""
+        return above(self._frozen(number)) == 0
 
     def _frozen(self, number: int) -> optuna.trial.FrozenTrial:
         return self._study.get_trials(deepcopy=False)[number]
@@ -189,6 +170,11 @@ class CellSearch:
         return self._live[number]
 
 
+def above(trial: optuna.trial.FrozenTrial) -> float:
+    """By how much a trial is above its constraints, summed; 0 for a feasible one."""
+    return sum(value for value in trial.constraints.values() if value > 0)
+
+
 def _suggest(trial: Trial, key: str, distribution: Range | Choices) -> Any:
     if isinstance(distribution, Choices):
         return trial.suggest_categorical(key, distribution.choices)
@@ -196,44 +182,3 @@ def _suggest(trial: Trial, key: str, distribution: Range | Choices) -> Any:
     if distribution.integer:
         return trial.suggest_int(key, int(low), int(high), step=int(step or 1), log=log)
     return trial.suggest_float(key, float(low), float(high), step=step, log=log)
-
-
-def _grid(search: Search) -> Mapping[str, list[Any]]:
-    grid: dict[str, list[Any]] = {}
-    for key, distribution in search.space.items():
-        if isinstance(distribution, Choices):
-            grid[key] = list(distribution.choices)
-        elif distribution.step is not None or (distribution.integer and not distribution.log):
-            step = distribution.step or 1
-            count = math.floor((distribution.high - distribution.low) / step + 1e-9) + 1
-            grid[key] = [distribution.low + i * step for i in range(count)]
-        else:
-            raise ValueError(f"search.space.{key}: the grid sampler needs `choices`, or `step` with low and high")
-    return grid
-
-
-def _class(given: Named, known: dict[str, type[T]], kind: str) -> type[T]:
-    if given.name not in known:
-        raise ValueError(
-            f"search.{kind}: unknown {kind} {given.name!r}.{did_you_mean(given.name, known)} Known: {', '.join(known)}"
-        )
-    return known[given.name]
-
-
-def _build(chosen: type[T], given: Named, arguments: dict[str, Any], kind: str) -> T:
-    if "seed" in given.args:
-        raise ValueError(f"search.{kind}.args.seed: set search.seed instead")
-    parameters = [name for name in inspect.signature(chosen).parameters if name not in ("seed", "search_space")]
-    for name in given.args:
-        if name not in parameters:
-            known = ", ".join(parameters) or "none"
-            hint = did_you_mean(name, parameters)
-            raise ValueError(
-                f"search.{kind}.args.{name}: {given.name} takes no such argument.{hint} Its arguments: {known}"
-            )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return chosen(**{**arguments, **given.args})
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"search.{kind}.args: {given.name} refuses {given.args}: {error}") from None

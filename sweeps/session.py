@@ -17,6 +17,7 @@ from resbench.sweeps.ledger import Ledger
 from resbench.sweeps.plan import Plan
 from resbench.sweeps.progress import duration
 from resbench.sweeps.run import FIT, Machine, Runner, Summary
+from resbench.sweeps.search_figures import log_search_figures
 from resbench.sweeps.table import totals
 
 
@@ -75,6 +76,7 @@ def run_plan(
     )
     with _closing(ledger):
         summary = runner.run()
+        log_search_figures(ledger, agenda.searches, console)
         status = "KILLED" if summary.interrupted else "FINISHED" if summary.complete else "FAILED"
         ledger.finish(status, summary.outcomes)
     _print_summary(console, plan, summary, uri)

@@ -139,6 +139,11 @@ class SharedAgenda:
             return False
         return persistently(lambda: self._searches[planned.cell.id].report(planned.number, tokens, loss))
 
+    @property
+    def searches(self) -> Mapping[str, CellSearch]:
+        """The search of each cell; none for a sweep without."""
+        return self._searches
+
     def blocked_cells(self) -> list[str]:
         return []  # the failed trials themselves are reported, by the worker that had them and by `sweep status`
 
@@ -225,7 +230,8 @@ class SharedAgenda:
         if not search.is_finished(planned.number):
             search.values(planned.number)
             loss = entry.val_loss if entry.outcome == "complete" else None
-            search.tell(planned.number, loss, entry.tokens, pruned=entry.outcome == "pruned")
+            metrics = self._ledger.metrics(entry) if search.constrained else {}
+            search.tell(planned.number, loss, entry.tokens, pruned=entry.outcome == "pruned", metrics=metrics)
 
     def _fail_in_books(self, key: str, reason: str) -> None:
         planned, _ = self._runs[key]

@@ -20,6 +20,8 @@
       space: {model.learning_rate: {low: 1e-3, high: 3e-2, log: true}}
       sampler: {name: tpe, args: {n_startup_trials: 4}}
       pruner: {name: median, args: {n_warmup_steps: 200_000}}   # steps are tokens
+      constraints: {mem/peak_gib: 70}     # a metric's highest admissible last value; a trial above it is not chosen
+      seeds_per_trial: 1                  # more: a trial trains with seed, seed + 1, ... and counts by its mean; its pruner is `wilcoxon`
     seeds: [0, 1, 2]               # final runs; the same in every cell, so that schemes are compared in pairs
     workers: 2                     # runs at once on this machine
     timeout: 3600                  # seconds a run may take
@@ -109,6 +111,13 @@ class Search(Strict):
     space: dict[str, Distribution] = Field(min_length=1)
     sampler: Named = Named(name="tpe")
     pruner: Named = Named(name="none")
+    constraints: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=dict)
+    seeds_per_trial: int = Field(default=1, ge=1, le=100)
+
+    @property
+    def trial_seeds(self) -> tuple[int, ...]:
+        """The seeds every trial is trained with, in this order."""
+        return tuple(range(self.seed, self.seed + self.seeds_per_trial))
 
     @field_validator("sampler", "pruner", mode="before")
     @classmethod
@@ -173,9 +182,10 @@ class SweepSpec(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.search and self.search.seed in self.seeds:
+        if self.search and (shared := sorted(set(self.search.trial_seeds) & set(self.seeds))):
+            which = "search.seed" if self.search.seeds_per_trial == 1 else "search.seeds_per_trial"
             raise ValueError(
-                f"search.seed: {self.search.seed} is also one of `seeds`; the winner of a search must be judged on seeds it was not selected on. "
+                f"{which}: {shared[0]} is also one of `seeds`; the winner of a search must be judged on seeds it was not selected on. "
                 f"Give search.seed another value, such as {max(self.seeds) + 1000}"
             )
         if self.tokens_per_parameter is not None and keys.look_up(self.base, keys.TOKENS) is not None:

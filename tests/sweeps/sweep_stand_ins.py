@@ -103,6 +103,8 @@ def train(
                 on_validation(tokens, loss)
     except Pruned:
         return _end(client, run_id, "pruned", loss, tokens)
+    if "peak_gib" in model.get("stand_in", {}):
+        client.log_metric(run_id, names.PEAK_GIB, model["stand_in"]["peak_gib"] * final, step=budget)
     diverged = not math.isfinite(final)
     return _end(client, run_id, "diverged" if diverged else "complete", None if diverged else loss_at(budget), budget)
 
