@@ -3,7 +3,7 @@
 Everything here can be rebuilt from MLflow and the Optuna database, which is what happens when a sweep is run again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,8 @@ class Agenda:
                 self._searches[cell.cell.id] = CellSearch(plan.spec.search, name, storage, cell.tokens)
             self._reconcile(optuna_url)
 
-    def next(self) -> Task | None:
-        """The next run to start, or None if there is none until another one ends."""
+    def next(self, fits: Callable[[CellPlan], bool] = lambda _cell: True) -> Task | None:
+        """The next run to start, or None if there is none until another one ends. Cells that do not fit, where time is short, are passed over."""
         in_flight = {cell.cell.id: 0 for cell in self._plan.cells}
         for planned in self._in_flight.values():
             if planned.phase == "search":
@@ -47,7 +47,7 @@ class Agenda:
         order = sorted(self._plan.cells, key=lambda cell: in_flight[cell.cell.id])
         quiet = [cell for cell in order if in_flight[cell.cell.id] == 0]
         busy = [cell for cell in order if in_flight[cell.cell.id] > 0]
-        return self._next_trial(quiet) or self._next_final() or self._next_trial(busy)
+        return self._next_trial(quiet, fits) or self._next_final(fits) or self._next_trial(busy, fits)
 
     def started(self, planned: PlannedRun) -> None:
         self._in_flight[planned.key] = planned
@@ -96,21 +96,21 @@ class Agenda:
         """The hyper-parameters chosen for each cell whose search is complete."""
         return {cell: search.winner()[1] for cell, search in self._searches.items() if search.complete()}
 
-    def _next_trial(self, cells: list[CellPlan]) -> Task | None:
+    def _next_trial(self, cells: list[CellPlan], fits: Callable[[CellPlan], bool]) -> Task | None:
         for cell in cells:
             search = self._searches.get(cell.cell.id)
             if search is None:
                 continue
             for number in search.unfinished():
                 planned = self._plan.trial(cell.cell, number)
-                if planned.key not in self._in_flight and planned.key not in self._failed:
+                if planned.key not in self._in_flight and planned.key not in self._failed and fits(cell):
                     return Task(planned, cell, search.values(number))
-            fresh = search.ask()
+            fresh = search.ask() if search.asked() < self._plan.trials and fits(cell) else None
             if fresh is not None:
                 return Task(self._plan.trial(cell.cell, fresh), cell, search.values(fresh))
         return None
 
-    def _next_final(self) -> Task | None:
+    def _next_final(self, fits: Callable[[CellPlan], bool]) -> Task | None:
         for seed in self._plan.spec.seeds:
             for cell in self._plan.cells:
                 planned = self._plan.final(cell.cell, seed)
@@ -118,6 +118,8 @@ class Agenda:
                 if planned.key in self._in_flight or planned.key in self._failed or (entry and entry.has_result):
                     continue
                 search = self._searches.get(cell.cell.id)
+                if (search is not None and not search.complete()) or not fits(cell):
+                    continue
                 if search is None:
                     return Task(planned, cell, {})
                 if search.complete():

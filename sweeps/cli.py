@@ -1,4 +1,4 @@
-"""``resbench sweep plan | run | worker | slurm | status | stop | retry FILE``."""
+"""``resbench sweep plan | run | worker | slurm | piece | status | stop | retry FILE``."""
 
 import argparse
 import os
@@ -19,6 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.command in ("status", "stop", "retry"):
         return _look_after(arguments)
+    if arguments.command == "piece":
+        from resbench.sweeps import piece
+
+        return piece.main(arguments)
     from resbench.sweeps.spec import find_file, load_spec
 
     spec = load_spec(arguments.file, arguments.set)
@@ -41,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="resbench sweep", description="Many runs from one file: schemes x sizes x seeds, searches included."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{plan,run,worker,slurm,status,stop,retry}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="{plan,run,worker,slurm,piece,status,stop,retry}"
+    )
     for name, summary in (
         ("plan", "show every cell, its cost and an estimate of the time; run nothing"),
         ("run", "run, or go on with, a sweep"),
@@ -94,12 +100,41 @@ def _parser() -> argparse.ArgumentParser:
             add("--gpus", metavar="N", type=int, default=1, help="GPUs of each job (default: %(default)s)")
             add("--cpus", metavar="N", type=_positive, default=8, help="CPU cores of each job (default: %(default)s)")
             add("--time", metavar="HH:MM:SS", default="04:00:00", help="time limit of each job (default: %(default)s)")
+        if name == "run":
+            add(
+                "--time-limit",
+                metavar="S",
+                type=_positive,
+                help="start no run that would not end within so many seconds, and stop with exit code 75 if there is more to do",
+            )
         if name in ("run", "worker"):
             add(
                 "--extend",
                 action="store_true",
                 help="the file has new cells or seeds since the sweep started: run them too",
             )
+    summary = "run one bounded piece of sweeps, from and to a folder that may travel between machines"
+    piece = commands.add_parser("piece", help=summary, description=summary[0].upper() + summary[1:] + ".")
+    piece.add_argument(
+        "state", metavar="STATE", help="the folder with what earlier pieces found; empty or absent at first"
+    )
+    piece.add_argument("files", metavar="FILE", nargs="+", help="sweep files, run in this order")
+    piece.add_argument(
+        "--time-limit",
+        metavar="S",
+        type=_positive,
+        default=540,
+        help="seconds for the runs; writing takes a few more (default: %(default)s)",
+    )
+    piece.add_argument(
+        "--workers", metavar="N", type=_positive, help="runs at once (default: the most that a file says)"
+    )
+    piece.add_argument(
+        "--output-dir",
+        metavar="DIR",
+        default=DEFAULT_OUTPUT,
+        help="checkpoints, logs, databases on this machine (default: %(default)s)",
+    )
     for name, summary in (
         ("status", "cells, states, best values, time left, and what died or failed"),
         ("stop", "let the runs under way end, and start no more; `sweep run` goes on later"),
@@ -190,6 +225,7 @@ def _run(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Na
     with sweep_lock(folder):
         threads = pool.threads_per_worker(workers)
         pool.warm_up(threads)  # imports in the background while this process does the same to plan
+        from resbench.sweeps.deadline import EX_TEMPFAIL
         from resbench.sweeps.run import Machine
         from resbench.sweeps.session import run_plan
 
@@ -203,7 +239,12 @@ def _run(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Na
             tracking_uri=arguments.tracking_uri,
             machine=Machine(workers, threads, pool.gpus()),
             extend=arguments.extend,
+            time_limit_s=arguments.time_limit,
         )
+    if summary.stuck_s:
+        return 1
+    if summary.out_of_time:
+        return EX_TEMPFAIL
     if summary.interrupted:
         return INTERRUPTED
     return 0 if summary.complete else 1

@@ -5,6 +5,7 @@ run they were given. Whatever is killed, the same command finds the books as the
 """
 
 import hashlib
+import math
 import re
 import signal
 import time
@@ -20,6 +21,7 @@ from rich.console import Console
 
 from resbench.sweeps import control
 from resbench.sweeps.agenda import Agenda, Task
+from resbench.sweeps.deadline import Deadline
 from resbench.sweeps.estimate import Throughput
 from resbench.sweeps.ledger import Entry, Ledger
 from resbench.sweeps.plan import Plan
@@ -52,6 +54,10 @@ class Summary:
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    out_of_time: bool = False
+    """Interrupted by its own time limit, with runs left to do."""
+    stuck_s: float = 0.0
+    """If time sufficed for no run at all: seconds that the longest one held back is expected to take."""
     seconds: float = 0.0
     winners: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -76,7 +82,9 @@ class Runner:
         throughput: Throughput,
         console: Console,
         target: str = FIT,
+        deadline: Deadline | None = None,
     ) -> None:
+        self._deadline = deadline or Deadline(math.inf)
         self._plan, self._ledger, self._agenda = plan, ledger, agenda
         self._folder, self._output_dir, self._tracking_uri = folder, output_dir, tracking_uri
         self._machine, self._throughput, self._target = machine, throughput, target
@@ -87,6 +95,7 @@ class Runner:
         self._timed_out: dict[str, str] = {}
         self._summary = Summary()
         self._draining = False
+        self._ended = 0
         done = [entry for entry in ledger.entries() if entry.has_result]
         self._display = Display(console, plan.spec.name, plan.runs, len(done))
         self._eta = Eta(self._work_left(), min(machine.workers, plan.runs))
@@ -96,7 +105,7 @@ class Runner:
         start = time.monotonic()
         with _stop_signals() as stopped, self._display:
             try:
-                while not stopped():
+                while not stopped() and not self._deadline.over:
                     self._listen()
                     self._fill()
                     if not self._tasks and (self._draining or not self._agenda.waits()):
@@ -106,14 +115,22 @@ class Runner:
                     self._enforce_timeout()
                     self._display.tick(self._pool.running(), self._eta.seconds(self._work_under_way()))
             finally:
+                if self._deadline.over and self._tasks:
+                    self._deadline.held_back = True
+                    self._display.line(f"time is over: {len(self._tasks)} under way are stopped", "yellow")
                 for key in self._pool.kill_all():
                     planned = self._tasks.pop(key).planned
                     self._ledger.interrupt(planned)
                     self._agenda.give_back(planned)
+            held_back = self._deadline.held_back and not (stopped() or self._draining)
             self._summary.interrupted = stopped() or self._draining
         self._summary.seconds = time.monotonic() - start
         self._summary.outcomes = Counter(entry.outcome for entry in self._ledger.entries() if entry.has_result)
         self._summary.winners = self._agenda.winners()
+        if held_back and self._summary.outcomes.total() + len(self._summary.failures) < self._plan.runs:
+            self._summary.out_of_time = self._summary.interrupted = True
+            if not self._ended:
+                self._summary.stuck_s = self._deadline.longest
         if not self._summary.interrupted:
             for cell in self._agenda.blocked_cells():
                 self._summary.failures.setdefault(
@@ -135,7 +152,7 @@ class Runner:
         while (
             not self._draining
             and (slot := self._pool.free_slot()) is not None
-            and (task := self._agenda.next()) is not None
+            and (task := self._agenda.next(self._deadline.fits)) is not None
         ):
             self._start(task, slot)
 
@@ -190,6 +207,8 @@ class Runner:
         entry = self._ledger.close(task.planned)
         if entry.has_result:
             self._agenda.ended(task.planned, entry)
+            self._deadline.ended(task.cell, event.seconds, entry.seconds)
+            self._ended += 1
             self._eta.done(self._throughput.seconds(task.cell))
             self._display.ended(
                 task.planned.title, result_line(entry), None if entry.outcome == "complete" else "yellow"

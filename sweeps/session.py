@@ -12,6 +12,7 @@ from resbench.harness.invocation import command, store_options
 from resbench.harness.store import default_tracking_uri, experiment_id, open_store, sqlite_path
 from resbench.sweeps.agenda import Agenda
 from resbench.sweeps.changes import compare, refusal
+from resbench.sweeps.deadline import Deadline
 from resbench.sweeps.estimate import throughput
 from resbench.sweeps.ledger import Ledger
 from resbench.sweeps.plan import Plan
@@ -32,11 +33,12 @@ def run_plan(
     extend: bool = False,
     console: Console | None = None,
     target: str = FIT,
+    time_limit_s: float | None = None,
 ) -> Summary:
     """Run what is left of a sweep. The caller holds its lock (`resbench.sweeps.lock`) and has warmed up the fork server.
 
     folder: the sweep's own, for logs and configurations. ``target`` names the function that trains, ``module:function`` with the signature of
-    `resbench.harness.fit.fit`; it is imported in every trial process.
+    `resbench.harness.fit.fit`; it is imported in every trial process. ``time_limit_s``: start no run that would not end within so many seconds.
 
     Raises ValueError if the sweep was started with other settings, or its databases do not belong together.
     """
@@ -73,6 +75,7 @@ def run_plan(
         throughput=expected,
         console=console,
         target=target,
+        deadline=None if time_limit_s is None else Deadline(time_limit_s, expected),
     )
     with _closing(ledger):
         summary = runner.run()
@@ -134,6 +137,16 @@ def _print_summary(console: Console, plan: Plan, summary: Summary, uri: str) -> 
     )
     for cell, values in summary.winners.items():
         say(f"best of {cell}: " + ", ".join(f"{key} {_short(value)}" for key, value in values.items()))
+    if summary.out_of_time:
+        if summary.stuck_s:
+            say(
+                f"No run ended in time, one is expected to take {duration(summary.stuck_s)}: give a longer --time-limit or smaller runs. If that "
+                "expectation is wrong, state `flops_per_s` in the sweep file.",
+                "red",
+            )
+            return
+        say("Out of time, with more to do: run the same command again to go on.", "yellow")
+        return
     if summary.interrupted:
         say(
             "Stopped. Run the same command again to go on; unfinished runs continue from their last checkpoint.",

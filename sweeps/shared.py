@@ -98,8 +98,8 @@ class SharedAgenda:
     def stopping(self) -> bool:
         return self._queue.stopping
 
-    def next(self) -> Task | None:
-        """Claim a run to start now; None if there is none at the moment, or the database is away."""
+    def next(self, fits: Callable[[CellPlan], bool] = lambda _cell: True) -> Task | None:
+        """Claim a run to start now; None if there is none at the moment, or the database is away. Workers have no deadline: all cells fit."""
         try:
             return self._claim()
         except OUTAGES:

@@ -1,0 +1,70 @@
+"""A sweep that has to be over by a certain time: start only what will end before it, and stop what did not."""
+
+import math
+import time
+from collections.abc import Callable
+
+from resbench.sweeps.estimate import Throughput
+from resbench.sweeps.plan import CellPlan
+
+MARGIN = 1.2
+"""A run is started only if this many times its expected duration is left."""
+
+EX_TEMPFAIL = 75
+"""Exit code of a command that ran out of time and goes on when it is given again; `resbench fit` ends with it too when it is preempted."""
+
+
+class Deadline:
+    """What fits in the time that is left. Durations are learned from the runs that end, start-up and compilation included.
+
+    A cell without one is expected to take as long per FLOP as the cell most like it that has one: small models keep a GPU waiting, so that
+    FLOP/s differ by an order of magnitude between sizes.
+    """
+
+    def __init__(
+        self, seconds: float, expected: Throughput | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock, self._end, self._expected = clock, clock() + seconds, expected
+        self._measured: dict[str, tuple[CellPlan, float]] = {}
+        self._overhead = 0.0
+        self.longest = 0.0
+        """Seconds that the longest run held back is expected to take."""
+        self.held_back = False
+        """Whether a run was not started, or was stopped, for want of time."""
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self._end - self._clock()
+
+    @property
+    def over(self) -> bool:
+        return self.left <= 0
+
+    def ended(self, cell: CellPlan, seconds: float, training_s: float | None) -> None:
+        """Learn from a run that ended with a result: how long its process took, and how much of that was training. The longest counts."""
+        self._overhead = max(self._overhead, seconds - (training_s or seconds))
+        earlier = self._measured.get(cell.cell.id, (cell, 0.0))[1]
+        self._measured[cell.cell.id] = cell, max(seconds, earlier)
+
+    def seconds(self, cell: CellPlan) -> float:
+        """How long a run of this cell is expected to take."""
+        if cell.cell.id in self._measured:
+            return self._measured[cell.cell.id][1]
+        if self._expected and cell.cell.id in self._expected.per_cell:  # by an earlier invocation
+            return self._expected.seconds(cell) + self._overhead
+        if self._measured:
+            like, took = min(
+                self._measured.values(),
+                key=lambda known: abs(math.log(known[0].flops_per_token / cell.flops_per_token)),
+            )
+            return took * max(1.0, cell.flops / like.flops)
+        return self._expected.seconds(cell) if self._expected else 0.0
+
+    def fits(self, cell: CellPlan) -> bool:
+        """Whether a run of this cell would end in time."""
+        fits = self.seconds(cell) * MARGIN < self.left
+        if not fits:
+            self.held_back = True
+            self.longest = max(self.longest, self.seconds(cell))
+        return fits
