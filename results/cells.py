@@ -50,7 +50,8 @@ class Group:
     def title(self) -> str:
         """For headings: task, size, budget and setting."""
         budget = "unknown budget" if self.tokens is None else f"{self.tokens:,} tokens"
-        return ", ".join(part for part in (self.task, self.size, budget, self.setting) if part)
+        track = "" if self.track == OPEN_TRACK else f"track {self.track}"
+        return ", ".join(part for part in (self.task, self.size, budget, self.setting, track) if part)
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Cell:
     config_hashes: tuple[str, ...]
     is_reference: bool = False
     tokens_per_s_ratio: float | None = None
+    peak_gib_ratio: float | None = None
     comparison: Comparison | None = None
     holm_p: float | None = None
     equivalence_p: float | None = None

@@ -54,18 +54,21 @@ def build(
     from resbench.harness.store import default_tracking_uri
     from resbench.results.conformance import load_badges
     from resbench.results.leaderboard import make_leaderboard
-    from resbench.results.publish import PAGE, files_of, write_files
+    from resbench.results.publish import PAGE, Rules, files_of, write_files
     from resbench.results.runs import load_runs
     from resbench.results.source import open_source
     from resbench.results.statistics import MARGIN
     from resbench.results.submission.verification import load_verifications, with_verification
     from resbench.results.terminal import print_leaderboard
+    from resbench.results.tracks import load_tracks, place
     from resbench.results.tuning import learning_rate_curves
 
     badges = load_badges(conformance)
     records = load_verifications(verifications)
     source = open_source(list(files) or tracking_uri or default_tracking_uri(output_dir))
-    runs = load_runs(source)
+    tracks = load_tracks()
+    placed = place(load_runs(source), source, tracks)
+    runs = placed.runs
     chosen = choose_study(runs, study, source.name)
     own = runs[runs["study"] == chosen]
     rates = learning_rate_curves(own, source)
@@ -73,7 +76,7 @@ def build(
     leaderboard = replace(leaderboard, cells=with_verification(leaderboard.cells, records))
     folder = out or output_dir / "leaderboard" / folder_name(chosen)
     folder.mkdir(parents=True, exist_ok=True)  # one that cannot be had is said before figures are drawn
-    write_files(folder, files_of(leaderboard, source))
+    write_files(folder, files_of(leaderboard, source, Rules(tracks, placed.reasons)))
 
     console = Console()
     print_leaderboard(leaderboard, console)
@@ -132,7 +135,8 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "build",
         help="build the page, the tables and the figures of a study",
-        description="Read a study's runs from MLflow and write index.html, leaderboard.{md,json,csv} and figures/; print the table.",
+        description="Read a study's runs from MLflow, or from exported files, and write a static site (index.html, schemes/, method.html), "
+        "leaderboard.{md,json,csv}, configs/ and figures/; print the table.",
     )
     command.add_argument("--study", metavar="NAME", help="sweep (or experiment) to build; default: the latest")
     command.add_argument(

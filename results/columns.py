@@ -156,6 +156,12 @@ def _ratio(cell: Cell) -> str:
     return NOTHING if cell.tokens_per_s_ratio is None else f"{cell.tokens_per_s_ratio:.2f}×"
 
 
+def _overhead(cell: Cell) -> str:
+    if not cell.tokens_per_s_ratio:
+        return NOTHING
+    return f"{100 * (1 / cell.tokens_per_s_ratio - 1):+.1f} %".replace("-", "−")
+
+
 def _multiplier(cost: str, heading: str, what: str) -> DisplayColumn:
     def known(cell: Cell) -> Multiplier | None:
         found = cell.multipliers.get(cost)
@@ -201,6 +207,12 @@ COLUMNS: tuple[DisplayColumn, ...] = (
     ),
     _text("setting", "Setting", "The sweep's other factors.", lambda c: c.group.setting or NOTHING),
     _text("task", "Task", "What is learned.", lambda c: c.group.task),
+    _text(
+        "track",
+        "Track",
+        "Frozen rules that every run of the row kept; open where it fits none.",
+        lambda c: c.group.track,
+    ),
     _counted("tokens", "Tokens", "Training tokens planned for each run.", lambda c: c.group.tokens),
     DisplayColumn(
         "val_loss",
@@ -289,8 +301,22 @@ COLUMNS: tuple[DisplayColumn, ...] = (
         lambda c: c.tokens_per_s_ratio,
         brief=4,
     ),
+    DisplayColumn(
+        "overhead",
+        "Overhead",
+        "Extra time per training token over resnet on the same hardware.",
+        _overhead,
+        lambda c: 1 / c.tokens_per_s_ratio - 1 if c.tokens_per_s_ratio else None,
+    ),
     _measured(
         "peak_gib", "GiB", "Peak memory: allocated on a GPU, resident on a CPU.", lambda c: c.peak_gib, 2, brief=4
+    ),
+    DisplayColumn(
+        "peak_gib_ratio",
+        "Memory",
+        "Peak memory relative to resnet on the same hardware.",
+        lambda c: NOTHING if c.peak_gib_ratio is None else f"{c.peak_gib_ratio:.2f}×",
+        lambda c: c.peak_gib_ratio,
     ),
     _counted(
         "gain_forward",

@@ -8,7 +8,7 @@ from resbench.results.columns import DisplayColumn, shown_columns
 from resbench.results.figures.drawing import Drawing
 from resbench.results.leaderboard import Leaderboard
 
-GROUPED = ("size", "setting", "task", "tokens")
+GROUPED = ("size", "setting", "task", "tokens", "track")
 """Columns that the heading of a table already says."""
 
 

@@ -64,19 +64,25 @@ def _against_reference(cells: list[Cell], margin: float) -> list[Cell]:
             comparison=comparison,
             holm_p=p,
             equivalence_p=equivalence_p,
-            tokens_per_s_ratio=_speed_ratio(cell, reference),
+            tokens_per_s_ratio=_ratio(cell, reference, "tokens_per_s"),
+            peak_gib_ratio=_ratio(cell, reference, "peak_gib"),
         )
         for cell, comparison, p, equivalence_p in zip(others, comparisons, corrected, equal, strict=True)
     ]
-    return [replace(reference, is_reference=True, tokens_per_s_ratio=_speed_ratio(reference, reference)), *compared]
+    own = replace(
+        reference,
+        is_reference=True,
+        tokens_per_s_ratio=_ratio(reference, reference, "tokens_per_s"),
+        peak_gib_ratio=_ratio(reference, reference, "peak_gib"),
+    )
+    return [own, *compared]
 
 
-def _speed_ratio(cell: Cell, reference: Cell) -> float | None:
-    """Throughput relative to the reference, where both ran on the same one kind of hardware."""
+def _ratio(cell: Cell, reference: Cell, name: Literal["tokens_per_s", "peak_gib"]) -> float | None:
+    """A measurement relative to the reference's, where both ran on the same one kind of hardware."""
     same_hardware = cell.hardware == reference.hardware and len(cell.hardware) == 1
-    if not same_hardware or cell.tokens_per_s is None or not reference.tokens_per_s:
-        return None
-    return cell.tokens_per_s / reference.tokens_per_s
+    value, beside = getattr(cell, name), getattr(reference, name)
+    return float(value / beside) if same_hardware and value is not None and beside else None
 
 
 def _rank(cells: list[Cell]) -> list[Cell]:

@@ -89,7 +89,10 @@ def _without_places(name: str, content: bytes) -> bytes:
     """A configuration without the keys that hold a place, for which their defaults then stand; any other artifact as it is."""
     if PurePosixPath(name).suffix not in (".yaml", ".yml"):
         return content
-    return yaml.safe_dump(_pruned(yaml.safe_load(content)), sort_keys=False, allow_unicode=True).encode()
+    whole = yaml.safe_load(content)
+    kept = _pruned(whole)
+    # Written anew only where something went, since that costs the comments.
+    return content if kept == whole else yaml.safe_dump(kept, sort_keys=False, allow_unicode=True).encode()
 
 
 def _pruned(value: Any) -> Any:

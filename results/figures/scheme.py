@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
@@ -20,6 +18,7 @@ from resbench.results.figures.style import (
     house_style,
     legend_below,
     scheme_colour,
+    shade_of,
     thin_ticks,
 )
 from resbench.results.ranking import REFERENCE
@@ -90,11 +89,10 @@ def _names(rows: pd.DataFrame) -> pd.Series:
 
 def _looks(scheme: str, lines: list[str]) -> dict[str, Style]:
     """The scheme's colour from light to dark, with markers and dashes."""
-    colour = scheme_colour(scheme)
-    light, dark = sns.blend_palette([colour, "white"], 10)[3], sns.blend_palette([colour, "black"], 10)[3]
-    shades = [colour] if len(lines) == 1 else sns.blend_palette([light, colour, dark], max(len(lines), 2))
+    colour, last = scheme_colour(scheme), max(len(lines) - 1, 1)
+    shades = [colour] if len(lines) == 1 else [shade_of(colour, position / last) for position in range(len(lines))]
     return {
-        line: Style(to_hex(shade), MARKERS[position % len(MARKERS)], DASHES[position % len(DASHES)])
+        line: Style(shade, MARKERS[position % len(MARKERS)], DASHES[position % len(DASHES)])
         for position, (line, shade) in enumerate(zip(lines, shades, strict=True))
     }
 

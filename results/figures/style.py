@@ -95,7 +95,7 @@ def styles(labels: Iterable[tuple[str, str]]) -> dict[str, Style]:
     for scheme, variants in by_scheme.items():
         first = scheme_style(scheme)
         for position, label in enumerate(variants):
-            shade = first.colour if len(variants) == 1 else _shade(first.colour, position / (len(variants) - 1))
+            shade = first.colour if len(variants) == 1 else shade_of(first.colour, position / (len(variants) - 1))
             at = MARKERS.index(first.marker) + position
             dash = DASHES[(DASHES.index(first.dash) + position) % len(DASHES)]
             while (style := Style(shade, MARKERS[at % len(MARKERS)], dash)) in taken and at < 2 * len(MARKERS):
@@ -223,7 +223,7 @@ def thin_ticks(axes: Axes) -> None:
     axes.tick_params(length=0, which="minor")
 
 
-def _shade(colour: str, position: float) -> str:
+def shade_of(colour: str, position: float) -> str:
     """The colour made lighter (position 0) to darker (position 1), within what both light and dark pages can show."""
     hue, _, saturation = colorsys.rgb_to_hls(*to_rgb(colour))
     lightness = 0.72 - 0.34 * position

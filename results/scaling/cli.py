@@ -14,7 +14,7 @@ def main(argv: Sequence[str]) -> int:
 
     from resbench.harness.store import default_tracking_uri
     from resbench.results.cli import choose_study, folder_name
-    from resbench.results.figures.scaling import NAMES, draw_scaling
+    from resbench.results.figures.scaling import draw_scaling
     from resbench.results.publish import figure_files, write_files
     from resbench.results.runs import load_runs
     from resbench.results.scaling.report import print_scaling
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
         files |= figure_files(drawing)
     for name, table in found.tables().items():
         files[f"{name}.csv"] = table.to_csv(index=False, lineterminator="\n")
-    write_files(folder, files | {"scaling.json": found.to_json()}, figures=NAMES)
+    write_files(folder, files | {"scaling.json": found.to_json()})
 
     console = Console()
     print_scaling(found, console)

@@ -12,9 +12,12 @@ import simulated
 from simulated import ESCAPES, MARKUP, SCRIPT, Store
 
 from resbench.harness.store import open_store
-from resbench.results import browser
+from resbench.results import browser, publish
+from resbench.results.figures.drawing import too_little
 from resbench.results.leaderboard import Leaderboard, make_leaderboard
 from resbench.results.runs import load_runs
+
+Files = dict[str, str | bytes]
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +66,18 @@ def demo(demo_runs: pd.DataFrame) -> Leaderboard:
 
 
 @pytest.fixture(scope="session")
+def demo_files(demo: Leaderboard, store: Store) -> Files:
+    """The site of `demo`, built once."""
+    return publish.files_of(demo, store.uri)
+
+
+@pytest.fixture(scope="session")
+def hostile_files(store: Store) -> Files:
+    """The site of `hostile`, built once."""
+    return publish.files_of(make_leaderboard(load_runs(store.uri, "hostile"), "hostile"), store.uri)
+
+
+@pytest.fixture(scope="session")
 def needs_browser() -> None:
     """Skips, saying why, where no browser can be driven; fails instead where RESBENCH_REQUIRE_BROWSER is set."""
     reason = browser.missing()
@@ -76,3 +91,7 @@ def needs_browser() -> None:
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaderboards without figures, which take most of a build's time, for tests of everything else."""
     monkeypatch.setattr("resbench.results.publish.draw_study", lambda *_: [])
+    monkeypatch.setattr(
+        "resbench.results.site.build.scheme_figure",
+        lambda scheme, name, *_: too_little(name, scheme, "Not drawn in this test.", pd.DataFrame()),
+    )

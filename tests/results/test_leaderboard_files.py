@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -25,14 +26,14 @@ from resbench.results.runs import load_runs
 Files = dict[str, str | bytes]
 
 
-@pytest.fixture(scope="module")
-def files(demo: Leaderboard, store: Store) -> Files:
-    return publish.files_of(demo, store.uri)
+@pytest.fixture
+def files(demo_files: Files) -> Files:
+    return demo_files
 
 
-@pytest.fixture(scope="module")
-def hostile(store: Store) -> Files:
-    return publish.files_of(make_leaderboard(load_runs(store.uri, "hostile"), "hostile"), store.uri)
+@pytest.fixture
+def hostile(hostile_files: Files) -> Files:
+    return hostile_files
 
 
 def text(files: Mapping[str, str | bytes], name: str) -> str:
@@ -78,8 +79,14 @@ def test_every_form_and_every_figure_is_there_with_its_numbers(files: Files) -> 
         "gain_training",
         "cost",
     }
+    drawn |= {f"scheme-{scheme}" for scheme in ("resnet", "hc", "mhc", "identity-hc")}
     expected = {f"figures/{name}.{kind}" for name in drawn for kind in ("svg", "png", "csv")}
-    assert set(files) == expected | {"index.html", "leaderboard.md", "leaderboard.json", "leaderboard.csv"}
+    pages = {
+        "index.html",
+        "method.html",
+        *(f"schemes/{scheme}.html" for scheme in ("resnet", "hc", "mhc", "identity-hc")),
+    }
+    assert set(files) == expected | pages | {"leaderboard.md", "leaderboard.json", "leaderboard.csv"}
 
 
 def test_the_same_runs_give_the_same_bytes(files: Files, demo: Leaderboard, store: Store) -> None:
@@ -186,7 +193,7 @@ def test_a_scheme_called_script_is_text_on_the_page(hostile: Files) -> None:
     html = text(hostile, "index.html")
     assert SCRIPT not in html
     page = Page(html)
-    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert [tag for tag, _ in page.tags].count("script") == 2, "the page's own: theme and table"
     assert not [tag for tag, _ in page.tags if tag == "img"]
     assert not [(tag, name) for tag, attrs in page.tags for name in attrs if name.startswith("on")]
     assert {row[0] for row in page.rows[1:]} == {"resnet", SCRIPT, "_hidden", MARKUP, printable(ESCAPES)}
@@ -281,6 +288,7 @@ def test_every_column_explains_itself() -> None:
 def test_an_interrupted_build_leaves_the_old_page_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "board"
     publish.write_files(folder, {"index.html": "old", "figures/cost.svg": "old"})
+    sums = (folder / publish.SUMS).read_text()
     written: list[Any] = []
     write_bytes = Path.write_bytes
 
@@ -297,14 +305,39 @@ def test_an_interrupted_build_leaves_the_old_page_whole(tmp_path: Path, monkeypa
     assert {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()} == {
         "index.html": "old",
         "figures/cost.svg": "old",
+        publish.SUMS: sums,
     }
     assert not list(folder.glob(".build-*"))
 
 
 def test_building_into_a_folder_keeps_what_is_not_the_leaderboard_s(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    publish.write_files(tmp_path, {"figures/cost.svg": "old", "index.html": "old"})
+    (tmp_path / "configs").mkdir()
+    for mine in ("notes.txt", "configs/mine.yaml"):
+        (tmp_path / mine).write_text("mine")
+    publish.write_files(
+        tmp_path, {"figures/cost.svg": "old", "configs/a.yaml": "old", "schemes/mhc.html": "old", "index.html": "old"}
+    )
+    (tmp_path / "configs" / "a.yaml").write_text("edited by hand")
     publish.write_files(tmp_path, {"index.html": "new"})
-    assert (tmp_path / "notes.txt").read_text() == "mine"
     assert (tmp_path / "index.html").read_text() == "new"
-    assert not (tmp_path / "figures" / "cost.svg").exists(), "a figure that is no longer drawn must not stay"
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == {
+        "notes.txt", "configs/mine.yaml", "configs/a.yaml", "index.html", publish.SUMS,
+    }, "a figure and a page that are no longer made must not stay; what is someone's own must"  # fmt: skip
+
+
+def test_an_old_listing_cannot_have_files_removed_elsewhere(tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside.txt", tmp_path / "site"
+    outside.write_text("mine")
+    folder.mkdir()
+    digest = hashlib.sha256(b"mine").hexdigest()
+    (folder / publish.SUMS).write_text(f"{digest}  ../outside.txt\n{digest}  {outside}\n{digest}  \n")
+    publish.write_files(folder, {"index.html": "new"})
+    assert outside.read_text() == "mine"
+
+
+def test_the_listing_is_what_sha256sum_checks(tmp_path: Path) -> None:
+    publish.write_files(tmp_path, {"index.html": "é", "figures/a.png": b"\x00"})
+    listed = dict(line.split("  ")[::-1] for line in (tmp_path / publish.SUMS).read_text().splitlines())
+    assert listed == {
+        name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("index.html", "figures/a.png")
+    }
