@@ -21,6 +21,8 @@ SCHEME: Path = ("model", "scheme")
 BACKBONE: Path = ("model", "backbone")
 DATA: Path = ("data",)
 TOKENS: Path = ("budget", "tokens")
+RATIO: Path = ("tokens_per_parameter",)
+"""No key of a fit configuration: the plan turns it into `TOKENS`, cell by cell. It may be a factor."""
 _CLASSES = (SCHEME, BACKBONE, DATA)
 _SHORT: dict[str, Path] = {"scheme": SCHEME, "backbone": BACKBONE, "size": (*BACKBONE, "size")}
 
@@ -55,7 +57,7 @@ def expand(key: str) -> Path:
 
 def is_known_short(key: str) -> bool:
     """Whether a key without a dot means something by itself; any other is a free name for a factor of linked values."""
-    return key in _SHORT or key == "data"
+    return key in _SHORT or key in ("data", *RATIO)
 
 
 def scheme_field(path: Path) -> str | None:

@@ -5,6 +5,7 @@ found here and not in the middle of the night.
 """
 
 import copy
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -137,8 +138,12 @@ def make_plan(spec: SweepSpec, describe: Describe | None = None, fields: SchemeF
     planned = []
     for cell in found:
         _one_device(cell)
-        if spec.tokens_per_parameter is not None:
-            cell = _with_proportional_tokens(cell, spec.tokens_per_parameter, facts_of)
+        ratio = keys.look_up(cell.config, keys.RATIO)
+        if ratio is not None:
+            config = {key: value for key, value in cell.config.items() if key not in keys.RATIO}
+            cell = Cell(cell.id, cell.labels, config)
+        if (ratio := ratio or spec.tokens_per_parameter) is not None:
+            cell = _with_proportional_tokens(cell, ratio, facts_of)
         facts = facts_of(cell.config, cell.id)
         planned.append(
             CellPlan(
@@ -173,15 +178,25 @@ class _Facts:
 
     def __call__(self, config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         """Raises ValueError naming the cell for a configuration that `resbench fit` would refuse."""
-        shape = dump([keys.look_up(config, path) for path in _SHAPE])
-        rest = copy.deepcopy(dict(config))
+        given = copy.deepcopy(dict(config))
+        tokens = keys.look_up(given, keys.TOKENS)
+        counted = isinstance(tokens, int) and tokens > 0
+        if counted:  # how long a model is trained is no part of its shape
+            keys.assign(given, keys.TOKENS, None)
+        shape = dump([keys.look_up(given, path) for path in _SHAPE])
+        rest = given
         for path in _SHAPE:
             if keys.look_up(rest, path) is not None:
                 keys.assign(rest, path, None)
         if shape not in self._shapes or dump(rest) not in self._rests:
             self._shapes[shape] = self._ask(config, name)
             self._rests.add(dump(rest))
-        return self._shapes[shape]
+        facts = self._shapes[shape]
+        if not counted:
+            return facts
+        per_step = int(facts["tokens"]) // int(facts["steps"])
+        steps = math.ceil(tokens / per_step)
+        return {**facts, "steps": steps, "tokens": steps * per_step}
 
     def _ask(self, config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         with tempfile.TemporaryDirectory(prefix="resbench-plan-") as folder:

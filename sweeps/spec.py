@@ -13,7 +13,8 @@
         - {label: 64, set: {backbone.depth: 64, backbone.width: 112}}
     exclude: [{scheme: mhc, size: [3m]}]                  # cells to leave out, by the factors' labels
     overrides: [{when: {size: 3m}, set: {data.batch_size: 8}}]
-    tokens_per_parameter: 20       # instead of budget.tokens; counted on the plain-resnet model of the cell, so that schemes see equal data
+    tokens_per_parameter: 20       # instead of budget.tokens; counted on the plain-resnet model of the cell, so that schemes see equal data.
+                                   # Among the factors, [5, 20, 80] makes several budgets of each size
     search:                        # optional; the same number of trials in every cell
       trials: 8
       seed: 1000                   # not one of `seeds`: the winner is judged on seeds it was not chosen on
@@ -285,9 +286,22 @@ def _apply_sets(raw: dict[str, Any], assignments: Mapping[str, Any]) -> None:
         else:
             everywhere[key] = value
             if keys.expand(key) == keys.TOKENS:
-                raw["tokens_per_parameter"] = None
+                _one_budget(raw)
     if everywhere:
         raw["overrides"] = [*(raw.get("overrides") or []), {"set": everywhere}]
+
+
+def _one_budget(raw: dict[str, Any]) -> None:
+    """Take back what the file says of tokens per parameter, and what it excludes or overrides by it: the tokens are given."""
+    (ratio,) = keys.RATIO
+    raw[ratio] = None
+    if isinstance(raw.get("factors"), dict):
+        raw["factors"] = {key: value for key, value in raw["factors"].items() if key != ratio}
+    for name in ("exclude", "overrides"):
+        if isinstance(raw.get(name), list):
+            raw[name] = [
+                one for one in raw[name] if ratio not in (one.get("when", one) if isinstance(one, dict) else ())
+            ]
 
 
 def _narrow(raw: dict[str, Any], factors: dict[str, Any], key: str, wanted: list[Any]) -> None:

@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
+from resbench.sweeps import keys
 from resbench.sweeps.estimate import Throughput
 from resbench.sweeps.plan import Plan
 from resbench.sweeps.progress import count, duration, plural
@@ -22,7 +23,7 @@ def print_plan(console: Console, plan: Plan, throughput: Throughput, workers: in
         table.add_column(heading, justify="right", no_wrap=True)
     for cell, named in zip(plan.cells, labels, strict=True):
         table.add_row(
-            ", ".join(f"{name}={label}" for name, label in named.items() if name not in fixed) or "all",
+            ", ".join(f"{name}={label}" for name, label in named.items() if name not in (*fixed, *keys.RATIO)) or "all",
             count(cell.params_total),
             count(cell.params_connection),
             count(cell.flops_per_token),

@@ -1,9 +1,11 @@
 """Every sweep file that comes with resbench loads, plans and trains: one step of a set of its cells in which every value occurs."""
 
 import io
+import itertools
 import math
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +16,7 @@ from sklearn.datasets import load_sample_image
 from resbench.architectures.registry import available
 from resbench.harness.fit import describe, fit
 from resbench.harness.shortnames import short_name
+from resbench.results.scaling.law import why_not
 from resbench.sweeps import keys
 from resbench.sweeps.grid import Cell
 from resbench.sweeps.plan import Plan, make_plan
@@ -49,7 +52,8 @@ def test_these_are_the_shipped_sweeps() -> None:
         ("streams", 3 + 3 * 4, 15 * (6 + 5)),
         # resnet and identity-hc have neither field; mhc has 6 budgets x 2 orders
         ("sinkhorn", 2 + 6 * 2, 14 * 3),
-        ("ladder", 5 * 5, 25 * (6 + 3)),
+        # 1m, 3m and 7m on three budgets, 15m and 30m on two
+        ("ladder", 5 * (3 * 3 + 2 * 2), 65 * (6 + 3)),
         ("schemes", 15, 15 * (5 + 3)),
         ("depth-tasks", 7 * 4 * 4, 112 * 3),
         ("vision", 2 * 4 * 6, 48 * 3),
@@ -89,17 +93,33 @@ def test_depth_is_varied_at_constant_parameters() -> None:
     assert all(arguments["tanh"] is False for arguments in hc)
 
 
-def test_on_the_ladder_every_scheme_of_a_size_sees_20_tokens_per_parameter_of_the_plain_model() -> None:
+def test_on_the_ladder_every_scheme_of_a_size_sees_the_tokens_of_the_plain_model() -> None:
     plan = make_plan(load_spec("ladder", ["size=[1m,3m]"]))
-    for size in ("1m", "3m"):
-        cells = [cell for cell in plan.cells if cell.cell.labels["size"] == size]
+    for size, ratio in itertools.product(("1m", "3m"), (5, 20, 80)):
+        cells = [
+            cell
+            for cell in plan.cells
+            if (cell.cell.labels["size"], cell.cell.labels["tokens_per_parameter"]) == (size, str(ratio))
+        ]
         plain = next(cell for cell in cells if cell.cell.labels["scheme"] == "resnet")
         step = 1024 * 32
-        assert plain.tokens == math.ceil(20 * plain.params_total / step) * step
+        assert plain.tokens == math.ceil(ratio * plain.params_total / step) * step
         assert {cell.tokens for cell in cells} == {plain.tokens}
         wide = next(cell for cell in cells if cell.cell.labels["scheme"] == "wide")
         mhc = next(cell for cell in cells if cell.cell.labels["scheme"] == "mhc")
         assert wide.params_total == pytest.approx(mhc.params_total, rel=0.005)
+
+
+@pytest.mark.parametrize("sizes", [[], ["size=[1m,3m,7m]"]])
+def test_the_ladder_tells_what_size_does_from_what_data_does(sizes: list[str]) -> None:
+    cells = make_plan(load_spec("ladder", ["scheme=mhc", *sizes])).cells
+    params, tokens = np.array([(cell.params_total, cell.tokens) for cell in cells], dtype=np.float64).T
+    assert why_not(params, tokens) == ""
+    one_ratio = np.array([cell.cell.labels["tokens_per_parameter"] == "20" for cell in cells])
+    assert one_ratio.sum() == len(set(params))
+    assert "tokens grow in step with parameters" in why_not(params[one_ratio], tokens[one_ratio])
+    largest = params == params.max()
+    assert len(sizes) or why_not(params[~largest], tokens[~largest]) == "", "nor without the size that is held out"
 
 
 def test_the_schemes_sweep_has_every_built_in_scheme() -> None:
