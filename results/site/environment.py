@@ -53,7 +53,7 @@ def render(
 def slug(text: str) -> str:
     """A name as a file's: what could leave the folder or trouble a file system becomes `-`, and then a digest keeps two such names apart."""
     plain = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[:60]
-    return plain if plain == text else f"{plain or 'x'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return plain if text and plain == text else f"{plain or 'x'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def scheme_link(name: str, shown: str) -> SchemeLink:

@@ -42,7 +42,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _IN_PROSE = re.compile(
-    rf"(?P<code>``[^`]+``|`[^`]+`)|(?P<bold>\*\*[^*\n]+\*\*)|(?P<paper>\b\d{{4}}\.\d{{5}}\b)|(?P<math>\b[A-Za-z]{{1,2}}'?(?:{_SUB}(?:{_SUP})?|{_SUP})|[)\]]{_SUP})"
+    rf"(?P<code>``[^`]+``|`[^`]+`)|(?P<bold>\*\*[^*\n]+\*\*)|(?P<paper>\b\d{{4}}\.\d{{5}}\b)|(?P<math>\b[A-Za-z]{{1,2}}'?(?:{_SUB}(?![A-Za-z0-9_])(?:{_SUP})?|{_SUP})|[)\]]{_SUP})"
 )
 
 

@@ -67,7 +67,7 @@ def _read(plugin: Plugin, module: str, attribute: str) -> SchemeText | None:
                     f"{module}.{attribute}",
                     plugin.distribution,
                     plugin.version,
-                    ast.get_docstring(tree) or "",
+                    ast.get_docstring(tree, clean=False) or "",  # a module's is not indented, but for its equations
                     ast.get_docstring(node) or "",
                     _arguments(node),
                 )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import simulated
+from matplotlib.colors import to_rgb
 from simulated import Store
 
+from resbench.harness.store import open_store
 from resbench.results.curves import load_curves, load_profiles
-from resbench.results.figures import style
+from resbench.results.figures import gain_training, pareto, sinkhorn, style
 from resbench.results.figures.cost import throughput_and_memory
 from resbench.results.figures.gain import gain_ticks
 from resbench.results.figures.loss import power_of_ten
@@ -23,6 +28,7 @@ from resbench.results.figures.numbers import (
     difference_numbers,
     gain_numbers,
 )
+from resbench.results.figures.scheme import scheme_figure
 from resbench.results.figures.study import NAMES, draw_study
 from resbench.results.leaderboard import Leaderboard, make_leaderboard
 from resbench.results.runs import load_runs
@@ -36,6 +42,12 @@ def curves(demo: Leaderboard, store: Store) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def profiles(demo: Leaderboard, store: Store) -> pd.DataFrame:
     return load_profiles(store.uri, demo.runs["run_id"].tolist())
+
+
+@pytest.fixture
+def own_store(tmp_path: Path, empty_store: Path) -> Store:
+    uri = f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
+    return Store(uri, open_store(uri))
 
 
 def test_a_curve_is_the_mean_over_seeds_with_their_range(demo: Leaderboard, curves: pd.DataFrame) -> None:
@@ -177,3 +189,103 @@ def test_a_figure_with_many_groups_draws_some_and_says_so(demo: Leaderboard) -> 
     drawing = throughput_and_memory(many, style.styles((cell.label, cell.scheme) for cell in demo.cells))
     assert "first 6 of 16" in drawing.caption
     assert len(drawing.numbers) == len(many)
+
+
+def test_the_gain_over_training_is_what_each_run_logged(demo: Leaderboard, curves: pd.DataFrame) -> None:
+    numbers = gain_training.gain_training_numbers(demo, curves)
+    last = numbers[(numbers["label"] == "hc") & (numbers["size"] == "400k") & (numbers["tokens"] == simulated.BUDGET)]
+    assert len(last) == 2 * 3, "two directions, three seeds"
+    forward = last[last["direction"] == "forward"]["gain"]
+    assert np.allclose(forward, 1.09**12)
+    assert np.allclose(last[last["direction"] == "backward"]["gain"], 1.1 * 1.09**12)
+
+
+def test_the_sinkhorn_error_falls_with_the_budget(own_store: Store, demo: Leaderboard) -> None:
+    """A tenth of the simulated error goes with every five iterations, so the figure's line falls by four decades from 5 to 25."""
+    schemes = [
+        simulated.Scheme("mhc", label=f"mhc t={t}", iterations=t, n_streams=4, fields={"sinkhorn_iterations": str(t)})
+        for t in (5, 10, 25)
+    ]
+    simulated.simulate_sweep(own_store.client, "budgets", [simulated.RESNET, *schemes], ["100k"], [0, 1])
+    board = make_leaderboard(load_runs(own_store.uri, "budgets"), "budgets")
+    numbers = sinkhorn.sinkhorn_numbers(board)
+    by_budget = numbers.groupby("sinkhorn_iterations")["column_error"].first()
+    assert by_budget.loc[5] / by_budget.loc[25] == pytest.approx(1e4)
+    drawn = sinkhorn.error_against_budget(numbers)
+    assert drawn.svg
+    assert "mhc, n = 4" in drawn.svg
+    one = sinkhorn.error_against_budget(sinkhorn.sinkhorn_numbers(demo))
+    assert "same Sinkhorn budget (20 iterations)" in one.reason
+
+
+def test_nothing_on_the_front_is_beaten_and_everything_else_is(demo: Leaderboard) -> None:
+    numbers = pareto.pareto_numbers(demo)
+    assert len(numbers) == 8
+    for cost in pareto.COSTS:
+        for _, row in numbers.iterrows():
+            better = numbers[(numbers[cost] <= row[cost]) & (numbers["val_loss"] < row["val_loss"])]
+            assert bool(row[f"front_{cost}"]) == better.empty
+
+
+def test_a_row_without_a_cost_is_on_no_front() -> None:
+    front = pareto.on_front(pd.Series([1.0, np.nan, 2.0, 2.0]), pd.Series([3.0, 0.1, 2.0, 2.0]))
+    assert front.tolist() == [True, False, True, False]
+
+
+def test_a_scheme_s_figure_shows_its_own_lines_and_says_where_it_has_none(
+    demo: Leaderboard, curves: pd.DataFrame, profiles: pd.DataFrame
+) -> None:
+    over_training, through_depth = curve_numbers(demo, curves), gain_numbers(demo, profiles)
+    drawn = scheme_figure("mhc", "scheme-mhc", over_training, through_depth)
+    assert drawn.svg
+    assert set(drawn.numbers["scheme"]) == {"mhc"}
+    assert set(drawn.numbers["line"]) == {"100k", "400k"}
+    missing = scheme_figure("mhc", "scheme-mhc", over_training.iloc[:0], through_depth.iloc[:0])
+    assert "no seed in common" in missing.reason
+    assert "it is the reference" in scheme_figure("resnet", "x", over_training, through_depth.iloc[:0]).reason
+
+
+DEFICIENCIES = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+}
+"""How colours look to colour-blind people, in linear RGB (Machado, Oliveira and Fernandes 2009, severity 1)."""
+
+
+def test_built_in_schemes_can_be_told_apart_by_colour_blind_people() -> None:
+    """By colour the schemes that are compared most, by colour or else by marker or dash all of them."""
+    looks = {name: style.scheme_style(name) for name in style.SCHEME_COLOURS}
+    for matrix in DEFICIENCIES.values():
+        seen = {
+            name: np.clip(np.array(matrix) @ linear(look.colour), 0, 1) ** (1 / 2.4) for name, look in looks.items()
+        }
+        for first, second in itertools.combinations(looks, 2):
+            apart = float(np.linalg.norm(seen[first] - seen[second]))
+            other = (looks[first].marker, looks[first].dash) != (looks[second].marker, looks[second].dash)
+            assert other or apart > 0.15, (first, second)
+    for first, second in itertools.combinations(list(looks)[:5], 2):
+        assert np.linalg.norm(linear(looks[first].colour) - linear(looks[second].colour)) > 0.15
+
+
+@pytest.mark.parametrize("colour", sorted({*style.SCHEME_COLOURS.values(), *style.PLUGIN_COLOURS}))
+def test_colours_can_be_seen_on_light_and_on_dark_paper(colour: str) -> None:
+    """WCAG asks for 3 : 1 of lines; the lightest of Okabe and Ito's colours has 2.3 on white."""
+    luminance = float(np.array([0.2126, 0.7152, 0.0722]) @ linear(colour))
+    dark = float(np.array([0.2126, 0.7152, 0.0722]) @ linear("#12171c"))
+    assert 1.05 / (luminance + 0.05) >= 2.3
+    assert (luminance + 0.05) / (dark + 0.05) >= 3
+
+
+def test_a_scheme_looks_the_same_whoever_is_compared_with_it() -> None:
+    everyone = style.styles([(name, name) for name in (*style.SCHEME_COLOURS, *(f"plugin-{n}" for n in range(40)))])
+    for name in ("mhc", "laurel", "plugin-7"):
+        alone = style.styles([(name, name), ("resnet", "resnet")])[name]
+        assert alone.colour == everyone[name].colour
+        assert alone == style.scheme_style(name)
+    assert len({(look.colour, look.marker, look.dash) for look in everyone.values()}) == len(everyone)
+
+
+def linear(colour: str) -> np.ndarray:
+    """sRGB as linear light."""
+    parts = np.array(to_rgb(colour))
+    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
