@@ -121,7 +121,9 @@ def _free_port(host: str, port: int) -> int:
 
 def _serve(command: list[str]) -> int:
     """Run the server until it ends or Ctrl-C; it has workers of its own, which must not outlive it."""
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true")}
+    # Without being told not to, the server starts eight more processes, for judging traces of language models; runs have none.
+    ours = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {**ours, **os.environ}
     server = subprocess.Popen(command, start_new_session=True, env=environment)
 
     def stop(signum: int, frame: object) -> None:

@@ -1,18 +1,34 @@
 """What every test stands on: no GPU work without a GPU, no caches outside the test's own folders, no telemetry."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
 
 # Before anything imports these libraries: they read their environment once.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # eight processes beside each server, for what no test does
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", "RESBENCH_DEBUG"):
     os.environ.pop(name, None)
+
+
+# Collecting tests imports every library there is. The garbage collector need not look at all that, neither now nor in each test.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # or libraries complain when the interpreter takes them down
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,6 +63,17 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
             open_store(f"sqlite:///{path}").search_experiments()
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hasty_databases() -> None:
+    """SQLite does not wait for the disk: a test may kill processes, but it does not pull the machine's plug."""
+    from sqlalchemy import Engine, event
+
+    @event.listens_for(Engine, "connect")
+    def hurry(connection: Any, record: object) -> None:
+        if type(connection).__module__.startswith("sqlite3"):
+            connection.execute("PRAGMA synchronous = OFF")
 
 
 @pytest.fixture(autouse=True)

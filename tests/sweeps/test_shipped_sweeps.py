@@ -1,5 +1,6 @@
 """Every sweep file that comes with resbench loads, plans and trains: one step of a set of its cells in which every value occurs."""
 
+import functools
 import io
 import itertools
 import math
@@ -14,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from resbench.architectures.registry import available
-from resbench.harness.fit import describe, fit
+from resbench.harness.fit import fit
 from resbench.harness.shortnames import short_name
 from resbench.results.scaling.law import why_not
 from resbench.sweeps import keys
@@ -40,6 +41,12 @@ def uncounted(argv: list[str]) -> dict[str, int]:
     return dict.fromkeys(("params_total", "params_connection", "flops_per_token", "steps", "tokens"), 1)
 
 
+@functools.cache
+def plan_of(name: str) -> Plan:
+    """The whole sweep, with every model counted where there are not too many."""
+    return make_plan(load_spec(name), uncounted if name in OTHERS else None)
+
+
 def test_these_are_the_shipped_sweeps() -> None:
     assert sorted(shipped()) == sorted(TEXT + OTHERS)
 
@@ -62,14 +69,14 @@ def test_these_are_the_shipped_sweeps() -> None:
     ],
 )
 def test_the_grid_is_what_the_file_says_it_is(name: str, cells: int, runs: int) -> None:
-    plan = make_plan(load_spec(name), uncounted if name in OTHERS else None)
+    plan = plan_of(name)
     assert len(plan.cells) == cells
     assert plan.runs == runs
     assert len({cell.cell.id for cell in plan.cells}) == len(plan.cells)
 
 
 def test_the_demo_ends_far_from_its_budget_in_time_and_memory() -> None:
-    plan = make_plan(load_spec("demo"))
+    plan = plan_of("demo")
     assert plan.runs >= 16
     assert plan.spec.workers == 2
     assert len(plan.spec.seeds) == 2
@@ -123,7 +130,7 @@ def test_the_ladder_tells_what_size_does_from_what_data_does(sizes: list[str]) -
 
 
 def test_the_schemes_sweep_has_every_built_in_scheme() -> None:
-    plan = make_plan(load_spec("schemes"))
+    plan = plan_of("schemes")
     swept = {short_name("scheme", cell.cell.config["model"]["scheme"]["class_path"]) for cell in plan.cells}
     assert swept == {name for name, plugin in available("scheme").items() if plugin.distribution == "resbench"}
 
@@ -152,7 +159,7 @@ def covering(plan: Plan) -> list[Cell]:
 @pytest.mark.parametrize("name", TEXT)
 def test_one_step_of_every_kind_of_cell(name: str, tmp_path: Path, empty_store: Path) -> None:
     spec = load_spec(name, [*SMALL, *QUIET])
-    plan = make_plan(spec, describe)
+    plan = make_plan(spec, uncounted)
     (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
     chosen = covering(plan)
     assert {cell.labels["scheme"] for cell in chosen} == {level.label for level in spec.factors["scheme"]}
