@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from resbench.harness.errors import CannotSave
+
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"step-(\d+)\.ckpt")
@@ -36,7 +38,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             # torch's writer covers a full disk with a RuntimeError of its own about positions in the archive.
             cause = _os_error(error)
             if cause is not None or "inline_container" in str(error):
-                raise OSError(
+                raise CannotSave(
                     f"cannot write the checkpoint {path}: {_why(cause or error)}. Earlier checkpoints are intact: make room or choose another "
                     f"--output_dir, then go on with --resume {path.parent.name}"
                 ) from error

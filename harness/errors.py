@@ -28,6 +28,10 @@ class Preempted(Exception):
         self.tokens, self.checkpoint, self.run_id = tokens, checkpoint, run_id
 
 
+class CannotSave(OSError):
+    """A checkpoint could not be written: something is wrong with the disk, not with the run."""
+
+
 @contextlib.contextmanager
 def one_screen(command: str = "resbench") -> Iterator[None]:
     """Turn a user's error into a message and ``SystemExit(2)``, Ctrl-C into ``SystemExit(130)`` and `Preempted` into ``SystemExit(75)``.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from resbench.sweeps.lease import Lease
 from resbench.sweeps.ledger import Entry, Ledger
 from resbench.sweeps.plan import CellPlan, Plan, PlannedRun
 from resbench.sweeps.search import CellSearch, open_storage
@@ -14,11 +15,15 @@ from resbench.sweeps.search import CellSearch, open_storage
 
 @dataclass(frozen=True)
 class Task:
-    """A run to start now, with its cell's plan and the hyper-parameters of its trial or of the search's winner."""
+    """A run to start now, with its cell's plan and the hyper-parameters of its trial or of the search's winner.
+
+    lease: the right to train it, where others would take it over.
+    """
 
     planned: PlannedRun
     cell: CellPlan
     values: Mapping[str, Any]
+    lease: Lease | None = None
 
 
 class Agenda:
@@ -36,6 +41,13 @@ class Agenda:
                 name = f"{plan.spec.name}/{cell.cell.id}"
                 self._searches[cell.cell.id] = CellSearch(plan.spec.search, name, storage, cell.tokens)
             self._reconcile(optuna_url)
+
+    drained = False
+    """Whether the sweep was asked to stop through the database; here it is asked through its folder."""
+
+    def hurry(self) -> None:
+        """Do not wait for servers that are away: this process was asked to leave."""
+        self._ledger.hurry()
 
     def next(self, fits: Callable[[CellPlan], bool] = lambda _cell: True) -> Task | None:
         """The next run to start, or None if there is none until another one ends. Cells that do not fit, where time is short, are passed over."""
@@ -62,7 +74,7 @@ class Agenda:
 
     def give_back(self, planned: PlannedRun, *, died: bool = False) -> None:
         """A run that stopped without a result and should be started again."""
-        del self._in_flight[planned.key]
+        self._in_flight.pop(planned.key, None)
 
     def failed(self, planned: PlannedRun, reason: str) -> None:
         """A failed trial stays unfinished in its study, so that a retry keeps its number and the cells' budgets stay equal."""

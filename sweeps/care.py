@@ -15,7 +15,7 @@ from resbench.sweeps.status import print_status, status_of
 
 def show(study: str, uri: str, folder: Path) -> int:
     """Print where the sweep stands; 1 if something needs a hand. Raises ValueError if there is no such sweep."""
-    ledger, record = open_books(study, uri)
+    ledger, record = _own_books(study, uri)
     who = control.holder(folder)
     status = status_of(ledger, record, alive=who is not None)
     words = f"It is being run by {who}." if who else "Nobody runs it now."
@@ -40,7 +40,7 @@ def stop(study: str, uri: str, folder: Path) -> int:
 
 def retry(study: str, uri: str, folder: Path) -> int:
     """Queue failed runs again, in the running sweep or for the next `sweep run`."""
-    ledger, _ = open_books(study, uri)
+    ledger, _ = _own_books(study, uri)
     failed = [entry for entry in ledger.entries() if entry.outcome == "failed"]
     if not failed:
         print(f"no run of {study} has failed")
@@ -55,6 +55,15 @@ def retry(study: str, uri: str, folder: Path) -> int:
     else:
         print(f"{words} back in the queue; start it with {command('sweep', 'run')} FILE")
     return 0
+
+
+def _own_books(study: str, uri: str) -> tuple[Ledger, dict[str, Any]]:
+    """The books of a sweep that `sweep run` keeps. Raises ValueError if workers keep it: their queue has to be asked."""
+    ledger, record = open_books(study, uri)
+    keeper = ledger.keeper()
+    if keeper is not None and keeper.by == "workers":
+        raise ValueError(f"the sweep {study!r} is kept by {keeper.words}: add --storage {keeper.place}")
+    return ledger, record
 
 
 def open_books(study: str, uri: str) -> tuple[Ledger, dict[str, Any]]:

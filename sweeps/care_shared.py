@@ -1,13 +1,13 @@
 """Looking after a sweep that workers run over one database: `resbench sweep status | stop | retry --storage URL`."""
 
-from collections.abc import Mapping
-
 from optuna.trial import TrialState
 from rich.console import Console
 
+from resbench.harness.invocation import command
 from resbench.sweeps.care import open_books
-from resbench.sweeps.progress import plural
-from resbench.sweeps.queue import Attempt, RunQueue, open_shared, opening, storage_url
+from resbench.sweeps.database import open_shared, opening, storage_url
+from resbench.sweeps.progress import duration, plural
+from resbench.sweeps.queue import RunQueue
 from resbench.sweeps.status import print_status, status_of
 
 
@@ -15,17 +15,20 @@ def show(study: str, uri: str, storage: str) -> int:
     """Print where the sweep stands and who works on it; 1 if something needs a hand."""
     ledger, record = open_books(study, uri)
     queue = _queue(study, storage)
-    held = _running(queue)
-    silent = {a.key for a in held.values() if a.trial_id in queue.silent()}
-    alive = {key for key in held if key not in silent}
-    workers = {held[key].worker or "starting" for key in alive}
-    words = f"{plural(len(workers), 'worker')} with {plural(len(alive), 'run')}."
+    held = queue.held()
+    alive = [one for one in held if not one.silent]
+    workers = {one.attempt.worker for one in alive}
+    words = f"{plural(len(workers), 'worker')} at work on {plural(len(alive), 'run')}."
     if queue.stopping:
         words += " It was asked to stop."
-    status = status_of(ledger, record, alive=bool(workers), under_way=frozenset(alive))
+    status = status_of(ledger, record, alive=bool(workers), under_way=frozenset(one.attempt.key for one in alive))
     print_status(Console(), status, words)
-    for key in sorted(silent):
-        print(f"silent: worker {held[key].worker or '(unnamed)'}, with {key}; another one takes it over")
+    for one in sorted(held, key=lambda one: one.attempt.key):
+        if one.silent:
+            print(
+                f"dead worker: {one.attempt.worker}, silent for {duration(one.silence_s)}, with {one.attempt.key}: "
+                + ("another one takes it over" if workers else "start a worker to take it over")
+            )
     return 1 if status.failures or status.dead else 0
 
 
@@ -33,7 +36,7 @@ def stop(study: str, storage: str, wanted: bool) -> int:
     """Let all workers end what they have under way and leave, or let workers start again."""
     queue = _queue(study, storage)
     queue.stop(wanted)
-    under_way = plural(len(_running(queue)), "run")
+    under_way = plural(len(queue.held()), "run")
     print(
         f"{study}: workers end their {under_way} under way and leave" if wanted else f"{study}: workers may start again"
     )
@@ -51,11 +54,12 @@ def retry(study: str, uri: str, storage: str) -> int:
             if attempt.key in entries:
                 ledger.requeue(entries[attempt.key])
             queue.retry(attempt)
-    print(
-        f"{plural(len(failed), 'failed run')} of {study} back in the queue"
-        if failed
-        else f"no run of {study} has failed"
-    )
+    if not failed:
+        print(f"no run of {study} has failed")
+        return 0
+    there = any(not one.silent for one in queue.held())
+    who = "the workers take them" if there else f"start workers for them: {command('sweep', 'worker')} FILE"
+    print(f"{plural(len(failed), 'failed run')} of {study} back in the queue; {who}")
     return 0
 
 
@@ -63,7 +67,3 @@ def _queue(study: str, storage: str) -> RunQueue:
     url = storage_url(storage)
     with opening(url, study):
         return RunQueue.existing(open_shared(url), study)
-
-
-def _running(queue: RunQueue) -> Mapping[str, Attempt]:
-    return {key: attempt for key, attempt in queue.latest().items() if attempt.state is TrialState.RUNNING}

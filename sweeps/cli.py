@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from resbench.sweeps.spec import SweepSpec
 
 DEFAULT_OUTPUT = "runs"
+UNFIT = 2  # as for any error a user can put right, such as a full disk
 INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
 
 
@@ -112,6 +113,11 @@ def _parser() -> argparse.ArgumentParser:
                 "--extend",
                 action="store_true",
                 help="the file has new cells or seeds since the sweep started: run them too",
+            )
+            add(
+                "--take-over",
+                action="store_true",
+                help="go on with a sweep without a search that the other of `run` and `worker`, or another machine, began and left",
             )
     summary = "run one bounded piece of sweeps, from and to a folder that may travel between machines"
     piece = commands.add_parser("piece", help=summary, description=summary[0].upper() + summary[1:] + ".")
@@ -239,8 +245,11 @@ def _run(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Na
             tracking_uri=arguments.tracking_uri,
             machine=Machine(workers, threads, pool.gpus()),
             extend=arguments.extend,
+            take_over=arguments.take_over,
             time_limit_s=arguments.time_limit,
         )
+    if summary.unfit:
+        return UNFIT
     if summary.stuck_s:
         return 1
     if summary.out_of_time:
@@ -271,8 +280,11 @@ def _work(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.N
         output_dir=output_dir,
         machine=Machine(workers, threads, pool.gpus()),
         extend=arguments.extend,
+        take_over=arguments.take_over,
         heartbeat_s=arguments.heartbeat,
     )
+    if summary.unfit:
+        return UNFIT
     if summary.interrupted:
         return INTERRUPTED
     return 0 if summary.complete else 1

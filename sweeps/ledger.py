@@ -8,7 +8,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from resbench.harness import names
+from resbench.sweeps.keeper import Keeper
 from resbench.sweeps.plan import Plan, PlannedRun
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 KIND_TAG = "resbench.kind"
 OUTPUT_TAG = "resbench.output_dir"
+KEEPER_TAG = "resbench.keeper"
 KEY_TAG = "trial_key"
 _PARENT_TAG = "mlflow.parentRunId"
 _NAME_TAG = "mlflow.runName"
@@ -70,7 +72,7 @@ class Ledger:
 
     def load(self) -> None:
         """Read the parent run and every child of the study."""
-        parents = self._search(f"tags.`{KIND_TAG}` = 'sweep' and tags.{names.TAG_STUDY} = '{self.study}'")
+        parents = self._parents()
         self.parent_id = min(parents, key=lambda run: run.info.start_time).info.run_id if parents else None
         self._entries = {}
         for run in self._search(f"tags.{names.TAG_STUDY} = '{self.study}' and tags.{KEY_TAG} LIKE '%'"):
@@ -94,21 +96,51 @@ class Ledger:
                 self._entries[planned.key] = entry
         return self._entries.get(planned.key)
 
-    def begin(self, output_dir: Path, file_text: str, plan: Plan) -> None:
-        """Create or reopen the parent run, and note what the sweep now consists of."""
+    def begin(self, output_dir: Path, file_text: str, plan: Plan, keeper: Keeper) -> str:
+        """Create or reopen the parent run, and note what the sweep now consists of and who keeps it; the run's id.
+
+        Raises ValueError if somebody else started the sweep at the same moment.
+        """
         if self.parent_id is None:
             tags = {
                 KIND_TAG: "sweep",
                 names.TAG_STUDY: self.study,
                 OUTPUT_TAG: str(output_dir),
+                KEEPER_TAG: str(keeper),
                 _NAME_TAG: self.study,
                 "mlflow.note.content": plan.spec.description or "",
             }
-            self.parent_id = self._client.create_run(self.experiment_id, tags=tags).info.run_id
+            self.parent_id = str(self._client.create_run(self.experiment_id, tags=tags).info.run_id)
+            self._yield_to_others()
         else:
             self._client.update_run(self.parent_id, status="RUNNING")
+            before = self.keeper()
+            if before is None or replace(before, since=keeper.since) != keeper:
+                self._client.set_tag(self.parent_id, KEEPER_TAG, str(keeper))
+                self._client.set_tag(self.parent_id, OUTPUT_TAG, str(output_dir))
         self._client.log_dict(self.parent_id, plan.record(), _RECORD)
         self._client.log_text(self.parent_id, file_text, _FILE)
+        return self.parent_id
+
+    def keeper(self) -> Keeper | None:
+        """Who keeps the sweep, as its parent run says; None before its start."""
+        if self.parent_id is None:
+            return None
+        return Keeper.of(self._client.get_run(self.parent_id).data.tags.get(KEEPER_TAG))
+
+    def _parents(self) -> list[Run]:
+        return self._search(f"tags.`{KIND_TAG}` = 'sweep' and tags.{names.TAG_STUDY} = '{self.study}'")
+
+    def _yield_to_others(self) -> None:
+        """Of two that began a sweep at once, whoever sees the other leaves; possibly both."""
+        others = [run for run in self._parents() if run.info.run_id != self.parent_id]
+        if others:
+            self._client.delete_run(str(self.parent_id))
+            who = Keeper.of(others[0].data.tags.get(KEEPER_TAG))
+            raise ValueError(
+                f"the sweep {self.study!r} was begun at this very moment by {who.words if who else 'another process'} as well: "
+                "start one of the two again"
+            )
 
     def started_with(self) -> dict[str, Any] | None:
         """The record the sweep was last run with; None before its first run."""
@@ -198,14 +230,18 @@ class Ledger:
 
     def requeue(self, entry: Entry) -> None:
         """A failed run back among those that wait; it keeps its MLflow run and its checkpoints."""
-        self._client.delete_tag(entry.run_id, names.TAG_OUTCOME)
-        self._client.delete_tag(entry.run_id, names.TAG_ERROR)
+        for tag in (names.TAG_OUTCOME, names.TAG_ERROR):
+            with suppress(MlflowException):  # an earlier attempt at this was cut short
+                self._client.delete_tag(entry.run_id, tag)
         self._client.update_run(entry.run_id, status="SCHEDULED")
 
     def interrupt(self, planned: PlannedRun) -> None:
         """A run stopped on the user's word: shown as killed, taken up again by the next `sweep run`."""
-        if not self.close(planned).has_result:
+        if planned.key in self._entries and not self.close(planned).has_result:
             self._client.set_terminated(self._entries[planned.key].run_id, "KILLED")
+
+    def hurry(self) -> None:
+        """The sweep was asked to stop: do not wait for anything."""
 
     def finish(self, status: str, summary: Mapping[str, int]) -> None:
         """End the parent run with how many runs ended how."""

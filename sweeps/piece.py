@@ -75,6 +75,7 @@ def run_piece(
                     machine=machine,
                     target=target,
                     time_limit_s=left,
+                    brought=True,
                     extend=True,  # whether it may differ from earlier pieces was asked above
                 )
             codes.append(_code(summary, first=not codes))

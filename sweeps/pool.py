@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from resbench.sweeps.trial import Failed, Finished, Job, Validation
+from resbench.sweeps.lease import Lease
+from resbench.sweeps.messages import Failed, Finished, Job, Validation, train
 
 PRELOADED = ("resbench.sweeps.warm",)
 """What the fork server imports before the first trial."""
 _EXIT_PATIENCE_S = 30.0
+_HARDLY_BEGUN_S = 1.0
 
 
 def cores() -> int:
@@ -50,7 +50,7 @@ class Report:
     """A message from a trial under way. Answer it with `Pool.answer`."""
 
     key: str
-    validation: "Validation"
+    validation: Validation
 
 
 @dataclass(frozen=True)
@@ -58,19 +58,19 @@ class Ended:
     """A trial's process is gone. ``message`` is its last word, None if it died without one."""
 
     key: str
-    message: "Finished | Failed | None"
+    message: Finished | Failed | None
     exitcode: int | None
     seconds: float
 
 
 @dataclass
 class _Worker:
-    job: "Job"
+    job: Job
     slot: int
     process: ForkServerProcess
     connection: Connection
     started: float = field(default_factory=time.monotonic)
-    last: "Finished | Failed | None" = None
+    last: Finished | Failed | None = None
 
 
 class Pool:
@@ -90,11 +90,9 @@ class Pool:
         now = time.monotonic()
         return {key: now - worker.started for key, worker in self._workers.items()}
 
-    def start(self, job: "Job", slot: int) -> None:
-        from resbench.sweeps.trial import main
-
+    def start(self, job: Job, slot: int, lease: Lease | None = None) -> None:
         here, there = self._context.Pipe()
-        process = self._context.Process(target=main, args=(job, there), name=f"trial {job.key}")
+        process = self._context.Process(target=train, args=(job, there, lease), name=f"trial {job.key}")
         self._free.remove(slot)
         process.start()
         there.close()
@@ -114,7 +112,7 @@ class Pool:
             except (EOFError, OSError):  # every copy of the other end is closed: the process is gone or about to be
                 events.append(self._reap(worker))
                 continue
-            if type(message).__name__ == "Validation":
+            if isinstance(message, Validation):
                 events.append(Report(worker.job.key, message))
             else:
                 worker.last = message
@@ -124,6 +122,12 @@ class Pool:
         """Reply to a report; a trial that died meanwhile is noticed by the next `wait`."""
         with suppress(OSError):
             self._workers[key].connection.send(give_up)
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM to every trial: it saves a checkpoint and ends. One that has hardly begun has nothing to save, and may not listen yet."""
+        now = time.monotonic()
+        for worker in self._workers.values():
+            worker.process.kill() if now - worker.started < _HARDLY_BEGUN_S else worker.process.terminate()
 
     def kill(self, key: str) -> None:
         self._workers[key].process.kill()
@@ -144,7 +148,7 @@ class Pool:
                 message = worker.connection.recv()
             except (EOFError, OSError):
                 break
-            if type(message).__name__ != "Validation":
+            if not isinstance(message, Validation):
                 worker.last = message
         exitcode = worker.process.exitcode
         worker.connection.close()

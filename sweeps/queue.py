@@ -8,38 +8,51 @@ written and judged by the database's clock alone. It ends
 - FAIL without one: given back, or its worker died. Whoever sees that first queues the next attempt.
 
 Attempts of a key carry serial numbers. Should two workers queue the same one, as they may around a restart of the database, the trial with the higher
-number is void: see `RunQueue.claim`.
+number is void.
 """
 
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
 import optuna
 from filelock import FileLock
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.storages import RDBStorage, fail_stale_trials
-from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, OperationalError
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.trial import TrialState, create_trial
+from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from resbench.sweeps.database import HEARTBEAT_S
+from resbench.sweeps.heartbeats import (
+    BEATS,
+    TRIALS,
+    beat,
+    database_now,
+    first_beat,
+    silence,
+    silent,
+    take_if_silent,
+)
 
 DEATHS = 3
 """Workers that may die over one planned run before it counts as failed: it is more likely to be the cause than the victim."""
-HEARTBEAT_S = 15
-_STOP = "stop"
+_STOP, _BOOKS = "stop", "books"
+_ATTRIBUTES: Any = models.TrialUserAttributeModel.__table__
+_NOTES: Any = models.StudyUserAttributeModel.__table__
 
 
 @dataclass(frozen=True)
 class Attempt:
     trial_id: int
-    trial_number: int
     key: str
     serial: int
     state: TrialState
     reason: str
+    gave_back: bool
     deaths: int
     worker: str
 
@@ -48,80 +61,34 @@ class Attempt:
         return self.state is TrialState.FAIL and not self.reason
 
 
-def storage_url(url: str) -> str:
-    """``postgresql://`` with the driver of the extra ``postgres``. Raises ValueError for what is no database URL, or without the driver."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise ValueError(
-            f"--storage {url!r} is not a database: expected postgresql://USER@HOST/DATABASE or sqlite:///PATH"
-        ) from None
-    if parsed.drivername == "postgresql":
-        try:
-            import psycopg  # noqa: F401
-        except ImportError:
-            raise ValueError("PostgreSQL needs a driver: pip install 'resbench[postgres]'") from None
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    return parsed.render_as_string(hide_password=False)
+@dataclass(frozen=True)
+class Held:
+    """An attempt under way. Times in seconds, by the database's clock: since its worker was heard of, and since it was claimed."""
 
+    attempt: Attempt
+    silence_s: float
+    age_s: float
+    grace_s: float
 
-@contextmanager
-def opening(url: str, name: str) -> Iterator[None]:
-    """One worker at a time while a sweep's tables, books and queue are set up; let go by the server when a worker dies.
-
-    Raises ConnectionError when the database does not answer.
-    """
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        path = Path(str(parsed.database))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(path.name + ".opening")):
-            yield
-        return
-    engine = create_engine(url)
-    try:
-        connection = engine.connect()
-    except OperationalError as error:
-        raise ConnectionError(f"the database {parsed!r} does not answer: {str(error.orig).splitlines()[0]}") from None
-    try:
-        with connection:
-            connection.execute(text("select pg_advisory_lock(hashtext(:name))"), {"name": f"resbench/{name}"})
-            yield
-    finally:
-        engine.dispose()
-
-
-def open_shared(url: str, heartbeat_s: int = HEARTBEAT_S, grace_s: int | None = None) -> RDBStorage:
-    """The database with heartbeats; connections that a restart cut are replaced. A worker is dead after ``grace_s`` seconds without one."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    extra = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-    with _experimental():
-        return RDBStorage(
-            url, engine_kwargs=extra, heartbeat_interval=heartbeat_s, grace_period=grace_s or 4 * heartbeat_s
-        )
-
-
-@contextmanager
-def _experimental() -> Iterator[None]:
-    """Optuna calls its heartbeats experimental, on every use."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        yield
+    @property
+    def silent(self) -> bool:
+        """Whether its worker is taken for dead."""
+        return self.silence_s > self.grace_s
 
 
 class RunQueue:
-    """The attempts at one sweep's planned runs."""
+    """The attempts at one sweep's planned runs. It reads and claims with queries of its own: they stay cheap with ten thousand runs."""
 
     def __init__(self, storage: RDBStorage, sweep: str) -> None:
+        study = optuna.create_study(study_name=f"{sweep}/#runs", storage=storage, load_if_exists=True)
         self._storage = storage
-        self._study = optuna.create_study(study_name=f"{sweep}/#runs", storage=storage, load_if_exists=True)
-        self._id = storage.get_study_id_from_name(self._study.study_name)
+        self._id = storage.get_study_id_from_name(study.study_name)
+        self._grace_s = float(storage.grace_period or 4 * HEARTBEAT_S)
+        self._attempts: dict[int, Attempt] = {}  # as last seen, by trial id
         # SQLite has no row locks: two workers could both find the attempt waiting. It is of one machine, so a file can guard it.
         url = storage.engine.url
         guarded = url.get_backend_name() == "sqlite" and url.database
-        self._claiming: AbstractContextManager[object] = (
-            FileLock(f"{url.database}.claims") if guarded else nullcontext()
-        )
+        self._guard: AbstractContextManager[object] = FileLock(f"{url.database}.claims") if guarded else nullcontext()
 
     @classmethod
     def existing(cls, storage: RDBStorage, sweep: str) -> "RunQueue":
@@ -138,34 +105,60 @@ class RunQueue:
                 self._append(key, serial=0, deaths=0)
 
     def latest(self) -> dict[str, Attempt]:
-        """The last attempt at each key."""
+        """The last attempt at each key. One query for what is not settled, and one more for attempts that are new or have ended since."""
+        known = self._attempts
+        unsettled = or_(
+            TRIALS.c.state.in_((TrialState.WAITING, TrialState.RUNNING)), TRIALS.c.trial_id > max(known, default=0)
+        )
+        with self._storage.engine.connect() as connection:
+            query = select(TRIALS.c.trial_id, TRIALS.c.state).where(TRIALS.c.study_id == self._id, unsettled)
+            states = {row.trial_id: row.state for row in connection.execute(query)}
+            ended = [id for id, attempt in known.items() if id not in states and not attempt.state.is_finished()]
+            new = [id for id in states if id not in known]
+            for chunk in _chunks([*ended, *new]):
+                known.update((attempt.trial_id, attempt) for attempt in _read(connection, chunk))
+        for trial_id, state in states.items():
+            if known[trial_id].state is not state:
+                known[trial_id] = replace(known[trial_id], state=state)
         found: dict[str, Attempt] = {}
-        for trial in self._study.get_trials(deepcopy=False):
-            attempt = _attempt(trial)
+        for _, attempt in sorted(known.items()):
             if attempt.key not in found or attempt.serial > found[attempt.key].serial:
                 found[attempt.key] = attempt  # of two with one serial, the first is the valid one
         return found
 
+    def held(self) -> list[Held]:
+        """The attempts that workers hold, as the database sees them now."""
+        query = select(TRIALS.c.trial_id, silence(self._storage), _age(self._storage))
+        joined = TRIALS.join(BEATS, BEATS.c.trial_id == TRIALS.c.trial_id)
+        query = query.select_from(joined).where(TRIALS.c.study_id == self._id, TRIALS.c.state == TrialState.RUNNING)
+        with self._storage.engine.connect() as connection:
+            times = {trial_id: (silence, age) for trial_id, silence, age in connection.execute(query)}
+            attempts = _read(connection, list(times))
+        return [
+            Held(attempt, float(times[attempt.trial_id][0]), float(times[attempt.trial_id][1] or 0.0), self._grace_s)
+            for attempt in attempts
+        ]
+
     def claim(self, attempt: Attempt, worker: str) -> bool:
-        """Whether the attempt is this worker's now."""
-        # A heartbeat first: a worker that dies right after the claim is noticed by it.
-        self._storage.record_heartbeat(attempt.trial_id)
-        try:
-            with self._claiming:
-                if not self._storage.set_trial_state_values(attempt.trial_id, TrialState.RUNNING):
-                    return False
-        except UpdateFinishedTrialError:
-            return False
-        if self.latest()[attempt.key].trial_id != attempt.trial_id:
-            self.give_back(attempt)
-            return False
-        self._storage.set_trial_user_attr(attempt.trial_id, "worker", worker)
+        """Whether the attempt, one of `latest`, is this worker's now: all of it happens, with its first heartbeat, or nothing."""
+        waiting = select(TRIALS.c.trial_id).where(
+            TRIALS.c.trial_id == attempt.trial_id, TRIALS.c.state == TrialState.WAITING
+        )
+        with self._guard, self._storage.engine.begin() as connection:
+            if connection.execute(waiting.with_for_update(skip_locked=True)).first() is None:
+                return False
+            first_beat(connection, self._storage, attempt.trial_id)
+            attribute = {"trial_id": attempt.trial_id, "key": "worker", "value_json": json.dumps(worker)}
+            connection.execute(insert(_ATTRIBUTES).values(attribute))
+            running = {"state": TrialState.RUNNING, "datetime_start": database_now(self._storage)}
+            connection.execute(update(TRIALS).where(TRIALS.c.trial_id == attempt.trial_id).values(running))
         return True
 
-    def beat(self, attempt: Attempt) -> bool:
-        """Say that the attempt's worker lives; False if the attempt was taken from it."""
-        self._storage.record_heartbeat(attempt.trial_id)
-        return self._storage.get_trial(attempt.trial_id).state is TrialState.RUNNING
+    def beat(self, attempts: Collection[Attempt]) -> set[str]:
+        """Say that the attempts' worker lives; the keys of those that are still its own."""
+        with self._guard, self._storage.engine.begin() as connection:
+            held = beat(connection, self._storage, {attempt.trial_id for attempt in attempts})
+        return {attempt.key for attempt in attempts if attempt.trial_id in held}
 
     def complete(self, attempt: Attempt, outcome: str) -> None:
         self._end(attempt, TrialState.COMPLETE, "outcome", outcome)
@@ -178,23 +171,24 @@ class RunQueue:
 
     def bury(self) -> None:
         """End the attempts whose workers are dead."""
-        with _experimental():
-            fail_stale_trials(self._study)
+        for trial_id in self.silent():
+            with self._guard, self._storage.engine.begin() as connection:
+                take_if_silent(connection, self._storage, trial_id, self._grace_s)
 
     def silent(self) -> set[int]:
         """Trial ids of the attempts whose workers have not been heard of for the grace period."""
-        return set(self._storage._get_stale_trial_ids(self._id))
+        with self._storage.engine.connect() as connection:
+            return silent(connection, self._storage, self._id, self._grace_s)
 
-    def requeue(self, attempt: Attempt) -> str | None:
-        """Queue an abandoned attempt again, or say why that is enough."""
-        trial = self._storage.get_trial(attempt.trial_id)
-        deaths = attempt.deaths + (not trial.user_attrs.get("gave_back", False))
-        if deaths >= DEATHS:
-            reason = f"its worker died {deaths} times over it"
-            self._append(attempt.key, attempt.serial + 1, deaths, reason)
-            return reason
-        self._append(attempt.key, attempt.serial + 1, deaths)
-        return None
+    def worn_out(self, attempt: Attempt) -> str | None:
+        """Why an abandoned attempt is not worth another one; None while it is."""
+        deaths = attempt.deaths + (not attempt.gave_back)
+        return f"its worker died {deaths} times over it" if deaths >= DEATHS else None
+
+    def requeue(self, attempt: Attempt) -> None:
+        """Queue an abandoned attempt again, or end it if that is enough."""
+        deaths = attempt.deaths + (not attempt.gave_back)
+        self._append(attempt.key, attempt.serial + 1, deaths, self.worn_out(attempt) or "")
 
     def retry(self, attempt: Attempt) -> None:
         """Queue a failed key again, with all its chances."""
@@ -202,11 +196,25 @@ class RunQueue:
 
     @property
     def stopping(self) -> bool:
-        return bool(self._storage.get_study_user_attrs(self._id).get(_STOP))
+        return self._note(_STOP) == "true"
 
     def stop(self, wanted: bool) -> None:
         """Let workers end what they have and claim nothing more, or let them work again."""
         self._storage.set_study_user_attr(self._id, _STOP, wanted)
+
+    @property
+    def books(self) -> str | None:
+        """The MLflow run that holds the sweep together, in whose store the results are; None before the first worker."""
+        noted = self._note(_BOOKS)
+        return None if noted is None else str(json.loads(noted))
+
+    def belongs_to(self, books: str) -> None:
+        self._storage.set_study_user_attr(self._id, _BOOKS, books)
+
+    def _note(self, name: str) -> str | None:
+        noted = select(_NOTES.c.value_json).where(_NOTES.c.study_id == self._id, _NOTES.c.key == name)
+        with self._storage.engine.connect() as connection:
+            return connection.execute(noted).scalar()
 
     def _append(self, key: str, serial: int, deaths: int, reason: str = "") -> None:
         attrs = {"key": key, "serial": serial, "deaths": deaths} | ({"reason": reason} if reason else {})
@@ -223,15 +231,37 @@ class RunQueue:
             pass
 
 
-def _attempt(trial: FrozenTrial) -> Attempt:
-    attrs = trial.user_attrs
+def _read(connection: Connection, trial_ids: Sequence[int]) -> list[Attempt]:
+    """Attempts with everything that is noted about them."""
+    attrs: dict[int, dict[str, Any]] = {trial_id: {} for trial_id in trial_ids}
+    noted = select(_ATTRIBUTES.c.trial_id, _ATTRIBUTES.c.key, _ATTRIBUTES.c.value_json)
+    # States first: an attempt that has ended has all its notes, as they were written before its end.
+    states = select(TRIALS.c.trial_id, TRIALS.c.state).where(TRIALS.c.trial_id.in_(trial_ids))
+    state = {row.trial_id: row.state for row in connection.execute(states)}
+    for trial_id, key, value in connection.execute(noted.where(_ATTRIBUTES.c.trial_id.in_(trial_ids))):
+        attrs[trial_id][key] = json.loads(value)
+    return [_attempt(trial_id, state[trial_id], noted) for trial_id, noted in attrs.items()]
+
+
+def _age(storage: RDBStorage) -> ColumnElement[Any]:
+    """Seconds since an attempt was claimed, as an SQL expression."""
+    if storage.engine.dialect.name == "sqlite":
+        return (func.julianday("now") - func.julianday(TRIALS.c.datetime_start)) * 86400
+    return func.extract("epoch", database_now(storage) - TRIALS.c.datetime_start)
+
+
+def _chunks(trial_ids: Sequence[int], size: int = 1000) -> Iterator[Sequence[int]]:
+    return (trial_ids[start : start + size] for start in range(0, len(trial_ids), size))
+
+
+def _attempt(trial_id: int, state: TrialState, attrs: Mapping[str, Any]) -> Attempt:
     return Attempt(
-        trial_id=trial._trial_id,
-        trial_number=trial.number,
+        trial_id=trial_id,
         key=attrs.get("key", ""),
         serial=attrs.get("serial", -1),
-        state=trial.state,
+        state=state,
         reason=attrs.get("reason", ""),
+        gave_back=attrs.get("gave_back", False),
         deaths=attrs.get("deaths", 0),
         worker=attrs.get("worker", ""),
     )

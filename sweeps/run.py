@@ -11,7 +11,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,8 @@ from resbench.sweeps.agenda import Agenda, Task
 from resbench.sweeps.deadline import Deadline
 from resbench.sweeps.estimate import Throughput
 from resbench.sweeps.ledger import Entry, Ledger
+from resbench.sweeps.messages import Failed, Job
+from resbench.sweeps.patience import OUTAGES
 from resbench.sweeps.plan import Plan
 from resbench.sweeps.pool import Ended, Pool, Report
 from resbench.sweeps.progress import Display, Eta, count, duration
@@ -35,7 +37,10 @@ if TYPE_CHECKING:
 
 FIT = "resbench.harness.fit:fit"
 _POLL_S = 0.5
-_ATTEMPTS = 2  # for a run whose process died or whose tracking store refused
+_ATTEMPTS = {"died": 2, "store": 5}  # for a run whose process died, or whose tracking store was away
+_ONE_BLOW_S = 1.0
+STOP_S = 60.0
+"""How long trials may take to save a checkpoint once the sweep is stopped by a signal."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,14 @@ class Summary:
     """Interrupted by its own time limit, with runs left to do."""
     stuck_s: float = 0.0
     """If time sufficed for no run at all: seconds that the longest one held back is expected to take."""
+    unfit: str = ""
+    """Why this machine cannot go on, such as a full disk; what it had under way was given back."""
     seconds: float = 0.0
     winners: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
-        return not self.failures and not self.interrupted
+        return not self.failures and not self.interrupted and not self.unfit
 
 
 class Runner:
@@ -82,6 +89,7 @@ class Runner:
         throughput: Throughput,
         console: Console,
         target: str = FIT,
+        stop_s: float = STOP_S,
         deadline: Deadline | None = None,
     ) -> None:
         self._deadline = deadline or Deadline(math.inf)
@@ -91,10 +99,11 @@ class Runner:
         self._pool = Pool(machine.workers)
         self._tasks: dict[str, Task] = {}
         self._tokens: dict[str, int] = {}
-        self._attempts: Counter[str] = Counter()
+        self._attempts: Counter[tuple[str, str]] = Counter()
         self._timed_out: dict[str, str] = {}
         self._summary = Summary()
-        self._draining = False
+        self._draining, self._stopping = False, False
+        self._stop_s = stop_s
         self._ended = 0
         done = [entry for entry in ledger.entries() if entry.has_result]
         self._display = Display(console, plan.spec.name, plan.runs, len(done))
@@ -103,27 +112,24 @@ class Runner:
     def run(self) -> Summary:
         """Until nothing is left to do, or the user stops it."""
         start = time.monotonic()
-        with _stop_signals() as stopped, self._display:
+        with _stop_signals(self._agenda.hurry) as stopped, self._display:
             try:
                 while not stopped() and not self._deadline.over:
                     self._listen()
                     self._fill()
                     if not self._tasks and (self._draining or not self._agenda.waits()):
                         break
-                    for event in self._pool.wait(_POLL_S):
-                        self._report(event) if isinstance(event, Report) else self._end(event)
-                    self._enforce_timeout()
-                    self._display.tick(self._pool.running(), self._eta.seconds(self._work_under_way()))
+                    self._attend(_POLL_S)
+                if stopped():
+                    self._stop()
             finally:
                 if self._deadline.over and self._tasks:
                     self._deadline.held_back = True
                     self._display.line(f"time is over: {len(self._tasks)} under way are stopped", "yellow")
                 for key in self._pool.kill_all():
-                    planned = self._tasks.pop(key).planned
-                    self._ledger.interrupt(planned)
-                    self._agenda.give_back(planned)
+                    self._abandon(self._tasks.pop(key))
             held_back = self._deadline.held_back and not (stopped() or self._draining)
-            self._summary.interrupted = stopped() or self._draining
+            self._summary.interrupted = stopped() or self._draining or self._agenda.drained
         self._summary.seconds = time.monotonic() - start
         self._summary.outcomes = Counter(entry.outcome for entry in self._ledger.entries() if entry.has_result)
         self._summary.winners = self._agenda.winners()
@@ -138,13 +144,45 @@ class Runner:
                 )
         return self._summary
 
+    def _attend(self, seconds: float) -> None:
+        """Hear the trials under way, for at most so long."""
+        for event in self._pool.wait(seconds):
+            self._report(event) if isinstance(event, Report) else self._end(event)
+        self._enforce_timeout()
+        self._display.tick(self._pool.running(), self._eta.seconds(self._work_under_way()))
+
+    def _stop(self) -> None:
+        """Let every trial save a checkpoint and end; whoever takes it up goes on from there."""
+        self._stopping = True
+        if not self._tasks:
+            return
+        self._display.line(f"stopping: {len(self._tasks)} under way save a checkpoint first", "yellow")
+        deadline = time.monotonic() + self._stop_s
+        self._pool.ask_to_stop()
+        while self._tasks and time.monotonic() < deadline:
+            self._attend(0.2)
+
+    def _abandon(self, task: Task) -> None:
+        """Give back a run that was stopped. A server that is away does not keep us: its worker's silence says the same a little later."""
+        with suppress(*OUTAGES):
+            self._ledger.interrupt(task.planned)
+        with suppress(*OUTAGES):
+            self._agenda.give_back(task.planned)
+
+    def _leave(self, reason: str) -> None:
+        """Start nothing more: the next run would fare no better on this machine."""
+        if not self._summary.unfit:
+            self._display.line(f"{reason}\nNothing more is started here; what is under way elsewhere goes on.", "red")
+        self._summary.unfit = self._summary.unfit or reason
+        self._draining = True
+
     def _listen(self) -> None:
         """What `resbench sweep stop` and `resbench sweep retry` said meanwhile."""
         if control.take_retry(self._folder):
             self._agenda.retry()
             self._summary.failures.clear()
             self._display.line("failed runs are tried again", "yellow")
-        if not self._draining and control.asked_to_stop(self._folder):
+        if not self._draining and (self._agenda.drained or control.asked_to_stop(self._folder)):
             self._draining = True
             self._display.line(f"asked to stop: {len(self._tasks)} under way end first", "yellow")
 
@@ -154,11 +192,16 @@ class Runner:
             and (slot := self._pool.free_slot()) is not None
             and (task := self._agenda.next(self._deadline.fits)) is not None
         ):
-            self._start(task, slot)
+            try:
+                self._start(task, slot)
+            except BaseException as error:
+                self._tasks.pop(task.planned.key, None)
+                self._abandon(task)
+                if not isinstance(error, OSError) or isinstance(error, ConnectionError):
+                    raise
+                self._leave(str(error))
 
     def _start(self, task: Task, slot: int) -> None:
-        from resbench.sweeps.trial import Job
-
         planned = task.planned
         run_id = self._ledger.open(planned)
         stem = file_stem(planned.key)
@@ -179,7 +222,7 @@ class Runner:
         )
         self._tasks[planned.key] = task
         self._agenda.started(planned)
-        self._pool.start(job, slot)
+        self._pool.start(job, slot, task.lease)
 
     def _config(self, task: Task) -> dict[str, Any]:
         """The complete `resbench fit` configuration of a run, which reproduces it when run by hand."""
@@ -214,27 +257,37 @@ class Runner:
                 task.planned.title, result_line(entry), None if entry.outcome == "complete" else "yellow"
             )
             return
-        reason, passing = self._why(event)
-        if passing:
-            self._attempts[event.key] += 1
-            if self._attempts[event.key] < _ATTEMPTS:
+        reason, fault = self._why(event, task)
+        if fault in ("signal", "disk") or (self._stopping and fault in _ATTEMPTS):
+            self._abandon(task)
+            if fault == "disk":
+                self._leave(f"{task.planned.title}: {reason}")
+            return
+        if fault in _ATTEMPTS:
+            self._attempts[event.key, fault] += 1
+            if self._attempts[event.key, fault] < _ATTEMPTS[fault]:
                 self._display.line(f"{task.planned.title}: {reason.splitlines()[0]}; starting it again", "yellow")
-                self._agenda.give_back(task.planned, died=True)
+                self._agenda.give_back(task.planned, died=fault == "died")
                 return
         self._fail(task, reason)
 
-    def _why(self, event: Ended) -> tuple[str, bool]:
-        """Why a run has no result, and whether another attempt may fare better."""
+    def _why(self, event: Ended, task: Task) -> tuple[str, str]:
+        """Why a run has no result, and what is to blame: ``run``, ``store``, ``disk``, ``signal``, or that its process ``died``."""
         if event.key in self._timed_out:
-            return self._timed_out.pop(event.key), False
-        if (reason := getattr(event.message, "reason", None)) is not None:
-            return reason, bool(getattr(event.message, "transient", False))
+            return self._timed_out.pop(event.key), "run"
+        if isinstance(event.message, Failed):
+            return event.message.reason, event.message.fault
         if event.message is not None:
-            return "it ended without saying in MLflow how", False
+            return "it ended without saying in MLflow how", "run"
         if event.exitcode is not None and event.exitcode < 0:
             name = signal.Signals(-event.exitcode).name
-            return f"its process was killed ({name}); if nobody did that, the machine was probably out of memory", True
-        return f"its process ended with code {event.exitcode} and said nothing", False
+            if name == "SIGTERM" or (task.lease is not None and task.lease.left() <= 0):
+                return f"stopped ({name})", "signal"
+            return (
+                f"its process was killed ({name}); if nobody did that, the machine was probably out of memory",
+                "died",
+            )
+        return f"its process ended with code {event.exitcode} and said nothing", "run"
 
     def _fail(self, task: Task, reason: str) -> None:
         self._ledger.fail(task.planned, reason)
@@ -292,16 +345,17 @@ def file_stem(key: str) -> str:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM as a question the loop asks; a second one interrupts at once."""
-    received: list[int] = []
+def _stop_signals(hurry: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C, SIGTERM and SIGUSR1 as a question the loop asks; another one, later than the same blow, interrupts at once."""
+    received: list[float] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        if len(received) > 1:
+        received.append(time.monotonic())
+        hurry()
+        if received[-1] - received[0] > _ONE_BLOW_S:
             raise KeyboardInterrupt
 
-    earlier = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    earlier = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield lambda: bool(received)
     finally:

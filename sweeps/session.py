@@ -1,7 +1,6 @@
 """One invocation of `sweep run`: the store, the books, the check that this is still the same sweep, the runs, and what to do next."""
 
 import os
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,11 @@ from resbench.sweeps.agenda import Agenda
 from resbench.sweeps.changes import compare, refusal
 from resbench.sweeps.deadline import Deadline
 from resbench.sweeps.estimate import throughput
+from resbench.sweeps.keeper import Keeper, mark, marked, shut_out
+from resbench.sweeps.keeper import refusal as keeper_refusal
 from resbench.sweeps.ledger import Ledger
+from resbench.sweeps.patience import Patience
+from resbench.sweeps.patient_ledger import PatientLedger
 from resbench.sweeps.plan import Plan
 from resbench.sweeps.progress import duration
 from resbench.sweeps.run import FIT, Machine, Runner, Summary
@@ -31,6 +34,8 @@ def run_plan(
     tracking_uri: str | None,
     machine: Machine,
     extend: bool = False,
+    take_over: bool = False,
+    brought: bool = False,
     console: Console | None = None,
     target: str = FIT,
     time_limit_s: float | None = None,
@@ -40,12 +45,18 @@ def run_plan(
     folder: the sweep's own, for logs and configurations. ``target`` names the function that trains, ``module:function`` with the signature of
     `resbench.harness.fit.fit`; it is imported in every trial process. ``time_limit_s``: start no run that would not end within so many seconds.
 
+    take_over: go on with what somebody else kept, see `resbench.sweeps.keeper`. brought: its runs and searches were brought here, from whoever kept
+    them.
+
     Raises ValueError if the sweep was started with other settings, or its databases do not belong together.
     """
     console = console or Console()
     spec = plan.spec
     uri = tracking_uri or default_tracking_uri(output_dir)
     ledger = open_ledger(uri, spec.name)
+    keeper = Keeper.here("run", str(output_dir))
+    if not brought:
+        _same_keeper(ledger, keeper, folder, bool(spec.search), take_over)
     started = ledger.started_with()
     if started is not None:
         changes = compare(started, plan.record())
@@ -54,8 +65,7 @@ def run_plan(
             raise ValueError(refused)
         if changes.additions:
             console.print(f"Extending {spec.name}: " + "; ".join(changes.additions), highlight=False)
-    _same_output_dir(ledger, output_dir)
-    ledger.begin(output_dir, file_text, plan)
+    mark(folder, ledger.begin(output_dir, file_text, plan, keeper))
     agenda = Agenda(plan, ledger, f"sqlite:///{output_dir / 'optuna.db'}")
     measured = ledger.measured()
     expected = throughput(plan, measured, machine.threads, machine.gpus)
@@ -80,7 +90,7 @@ def run_plan(
     with _closing(ledger):
         summary = runner.run()
         log_search_figures(ledger, agenda.searches, console)
-        status = "KILLED" if summary.interrupted else "FINISHED" if summary.complete else "FAILED"
+        status = "KILLED" if summary.interrupted or summary.unfit else "FINISHED" if summary.complete else "FAILED"
         ledger.finish(status, summary.outcomes)
     _print_summary(console, plan, summary, uri)
     return summary
@@ -90,7 +100,7 @@ def open_ledger(uri: str, study: str) -> Ledger:
     """The books of a study, read; its MLflow experiment is created if there is none."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     client = open_store(uri)
-    ledger = Ledger(client, experiment_id(client, uri, study), study)
+    ledger = PatientLedger(client, experiment_id(client, uri, study), study, Patience())
     ledger.load()
     return ledger
 
@@ -105,14 +115,20 @@ def measured_before(uri: str, study: str) -> list[tuple[str, float, float]]:
     return open_ledger(uri, study).measured()
 
 
-def _same_output_dir(ledger: Ledger, output_dir: Path) -> None:
-    """Checkpoints and searches of a sweep are in one folder; going on from another one would lose them unnoticed."""
-    earlier = ledger.output_dir()
-    if earlier and Path(earlier) != output_dir and Path(earlier).exists():
-        raise ValueError(
-            f"the sweep {ledger.study!r} keeps its checkpoints and searches in {earlier}, not in {output_dir}: "
-            f"go on with --output-dir {shlex.quote(earlier)}, or give the sweep a new `name`."
-        )
+def _same_keeper(ledger: Ledger, newcomer: Keeper, folder: Path, searches: bool, take_over: bool) -> None:
+    """Raises ValueError if the sweep is kept by workers, or by a `sweep run` in another folder or on another machine."""
+    keeper = ledger.keeper()
+    if keeper is None:
+        return
+    if keeper.by == "run":
+        noted = marked(folder)
+        if noted == ledger.parent_id or (
+            noted is None and (keeper.place, keeper.host) == (newcomer.place, newcomer.host)
+        ):
+            return
+    if refused := keeper_refusal(ledger.study, keeper, newcomer, searches=searches, take_over=take_over):
+        raise ValueError(refused)
+    shut_out(ledger.study, keeper)
 
 
 @contextmanager
@@ -137,6 +153,8 @@ def _print_summary(console: Console, plan: Plan, summary: Summary, uri: str) -> 
     )
     for cell, values in summary.winners.items():
         say(f"best of {cell}: " + ", ".join(f"{key} {_short(value)}" for key, value in values.items()))
+    if summary.unfit:
+        say(f"This machine cannot go on: {summary.unfit}", "red")
     if summary.out_of_time:
         if summary.stuck_s:
             say(
@@ -147,7 +165,7 @@ def _print_summary(console: Console, plan: Plan, summary: Summary, uri: str) -> 
             return
         say("Out of time, with more to do: run the same command again to go on.", "yellow")
         return
-    if summary.interrupted:
+    if summary.interrupted or summary.unfit:
         say(
             "Stopped. Run the same command again to go on; unfinished runs continue from their last checkpoint.",
             "yellow",

@@ -4,64 +4,41 @@ No worker knows of another but through the database; each may die or lose its co
 claimed run whose result is in MLflow already is only booked.
 """
 
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
-from mlflow.exceptions import MlflowException
-from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
-from sqlalchemy.exc import DBAPIError
 
+from resbench.sweeps import lease
 from resbench.sweeps.agenda import Task
 from resbench.sweeps.ledger import Entry, Ledger
+from resbench.sweeps.patience import OUTAGES, Patience
 from resbench.sweeps.plan import CellPlan, Plan, PlannedRun
 from resbench.sweeps.queue import Attempt, RunQueue
 from resbench.sweeps.search import CellSearch
 
-T = TypeVar("T")
-OUTAGES = (StorageInternalError, DBAPIError, MlflowException, ConnectionError)
-PATIENCE_S = 600.0
-_PAUSE_S = 0.5
-
-
-def persistently(do: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
-    """Do it again while a server is away; the last error is raised after ``patience_s`` seconds."""
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            return do()
-        except OUTAGES:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(_PAUSE_S)
-
-
-class SharedLedger(Ledger):
-    """Books that others write to as well: what a claimed run already has is looked up, and outages are waited out."""
-
-    def open(self, planned: PlannedRun) -> str:
-        return persistently(lambda: super(SharedLedger, self).open(planned))
-
-    def refresh(self, planned: PlannedRun) -> Entry:
-        return persistently(lambda: super(SharedLedger, self).refresh(planned))
-
-    def close(self, planned: PlannedRun) -> Entry:
-        return persistently(lambda: super(SharedLedger, self).close(planned))
-
-    def fail(self, planned: PlannedRun, reason: str) -> None:
-        persistently(lambda: super(SharedLedger, self).fail(planned, reason))
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
+_TRIES = 8
 
 
 class SharedAgenda:
-    """One worker's view of the sweep. Heartbeats are sent by a thread, for as long as the agenda is entered as a context."""
+    """One worker's view of the sweep. Heartbeats are sent by a thread, for as long as the agenda is entered as a context.
 
-    def __init__(self, plan: Plan, ledger: Ledger, storage: RDBStorage, worker: str) -> None:
-        self._plan, self._ledger, self._worker = plan, ledger, worker
-        self._queue = RunQueue(storage, plan.spec.name)
+    With a run in each of its slots a worker asks the database for nothing: one heartbeat (three statements) for all of them each interval. With a
+    free slot it looks for work at once, then ever more seldom, down to every five seconds, with two statements a look and one more in each quarter of
+    the grace period: about 0.4 statements a second from an idle worker, and a run that becomes free is claimed within five seconds.
+    """
+
+    def __init__(
+        self, plan: Plan, ledger: Ledger, storage: RDBStorage, queue: RunQueue, worker: str, patience: Patience
+    ) -> None:
+        self._plan, self._ledger, self._worker, self._patience = plan, ledger, worker, patience
+        self._queue = queue
         self._interval = float(storage.heartbeat_interval or 1)
         self._grace = float(storage.grace_period or 2 * self._interval)
         self._searches: dict[str, CellSearch] = {}
@@ -70,12 +47,15 @@ class SharedAgenda:
                 name = f"{plan.spec.name}/{cell.cell.id}"
                 self._searches[cell.cell.id] = CellSearch(plan.spec.search, name, storage, cell.tokens)
         self._runs = {planned.key: (planned, cell) for cell in plan.cells for planned in _planned(plan, cell)}
-        self._mine: dict[str, Attempt] = {}
+        self._mine: dict[str, tuple[Attempt, lease.Lease]] = {}
         self._lost: set[str] = set()
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._reachable_since = time.monotonic()
+        self._buried = -self._grace
+        self._pause, self._next_look = _FIRST_PAUSE_S, 0.0
         self._others_busy = True
+        self.drained = False
 
     def __enter__(self) -> "SharedAgenda":
         self._thread = threading.Thread(target=self._beat, name="heartbeats", daemon=True)
@@ -94,18 +74,24 @@ class SharedAgenda:
             search.forget()
         self._queue.add(self._runs)
 
-    @property
-    def stopping(self) -> bool:
-        return self._queue.stopping
+    def hurry(self) -> None:
+        self._patience.hurry()
 
     def next(self, fits: Callable[[CellPlan], bool] = lambda _cell: True) -> Task | None:
         """Claim a run to start now; None if there is none at the moment, or the database is away. Workers have no deadline: all cells fit."""
-        try:
-            return self._claim()
-        except OUTAGES:
-            self._reachable_since = time.monotonic()
-            self._others_busy = True
+        if time.monotonic() < self._next_look:
             return None
+        try:
+            task = self._claim()
+        except OUTAGES:
+            self._out_of_reach()
+            task = None
+        if task is None:
+            self._next_look = time.monotonic() + self._pause * random.uniform(0.8, 1.0)
+            self._pause = min(2 * self._pause, max(_FIRST_PAUSE_S, min(self._interval / 3, _LONGEST_PAUSE_S)))
+        else:
+            self._pause = _FIRST_PAUSE_S
+        return task
 
     def waits(self) -> bool:
         """Whether there may be something to do later, though there is nothing now."""
@@ -131,13 +117,13 @@ class SharedAgenda:
     def ended(self, planned: PlannedRun, entry: Entry) -> None:
         """Tell the study, then the queue: a run that is complete in the queue is known to its search."""
         if planned.phase == "search":
-            persistently(lambda: self._tell(planned, entry))
+            self._patience(lambda: self._tell(planned, entry))
         self._let_go(planned, lambda attempt: self._queue.complete(attempt, entry.outcome))
 
     def give_up(self, planned: PlannedRun, tokens: int, loss: float) -> bool:
         if planned.phase != "search":
             return False
-        return persistently(lambda: self._searches[planned.cell.id].report(planned.number, tokens, loss))
+        return self._patience(lambda: self._searches[planned.cell.id].report(planned.number, tokens, loss))
 
     @property
     def searches(self) -> Mapping[str, CellSearch]:
@@ -154,24 +140,32 @@ class SharedAgenda:
 
     def _claim(self) -> Task | None:
         if self._queue.stopping:
-            self._others_busy = False
+            self._others_busy, self.drained = False, True
             return None
-        if time.monotonic() - self._reachable_since > self._grace:
-            # Not sooner: after an outage every worker looks dead until its next heartbeat.
+        now = time.monotonic()
+        # Not sooner after an outage: every worker looks dead until its next heartbeat.
+        if now - self._reachable_since > self._grace and now - self._buried > self._grace / 4:
             self._queue.bury()
+            self._buried = now
         latest = {key: attempt for key, attempt in self._queue.latest().items() if key in self._runs}
         for attempt in [attempt for attempt in latest.values() if attempt.abandoned]:
-            reason = self._queue.requeue(attempt)
-            if reason:
+            if reason := self._queue.worn_out(attempt):
                 self._fail_in_books(attempt.key, reason)
-        for key in self._order(latest):
-            attempt = latest[key]
-            if attempt.state is not TrialState.WAITING or not self._queue.claim(attempt, self._worker):
+            self._queue.requeue(attempt)
+        waiting = [key for key in self._order(latest) if latest[key].state is TrialState.WAITING]
+        # As many workers as are there do not all reach for the same run.
+        crowd = 1 + sum(attempt.state is TrialState.RUNNING for attempt in latest.values())
+        first = waiting[:crowd]
+        random.shuffle(first)
+        for key in [*first, *waiting[crowd:]][:_TRIES]:
+            since = lease.now()
+            if not self._queue.claim(latest[key], self._worker):
                 continue
+            held = lease.Lease(self._grace, since)
             with self._lock:
-                self._mine[key] = attempt
+                self._mine[key] = latest[key], held
                 self._lost.discard(key)
-            task = persistently(lambda key=key: self._task(key))  # type: ignore[misc]
+            task = self._begin(key, held)
             if task is not None:
                 return task
         with self._lock:
@@ -182,7 +176,17 @@ class SharedAgenda:
             self._others_busy = False
         return None
 
-    def _task(self, key: str) -> Task | None:
+    def _begin(self, key: str, held: lease.Lease) -> Task | None:
+        try:
+            return self._patience(lambda: self._task(key, held))
+        except BaseException:  # nobody here will run it: heartbeats for it must end
+            with suppress(*OUTAGES):
+                self.give_back(self._runs[key][0])
+            with self._lock:
+                self._mine.pop(key, None)
+            raise
+
+    def _task(self, key: str, held: lease.Lease) -> Task | None:
         """What a claimed run is to be started with; None if MLflow has its result already, which is booked."""
         planned, cell = self._runs[key]
         known = self._ledger.look_up(planned)
@@ -191,8 +195,9 @@ class SharedAgenda:
             return None
         search = self._searches.get(cell.cell.id)
         if search is None:
-            return Task(planned, cell, {})
-        return Task(planned, cell, search.values(planned.number) if planned.phase == "search" else search.winner()[1])
+            return Task(planned, cell, {}, held)
+        values = search.values(planned.number) if planned.phase == "search" else search.winner()[1]
+        return Task(planned, cell, values, held)
 
     def _order(self, latest: Mapping[str, Attempt]) -> list[str]:
         """Trials of cells without one under way, then final runs of cells whose search is complete, seed by seed, then other trials."""
@@ -239,24 +244,37 @@ class SharedAgenda:
             self._ledger.fail(planned, reason)
 
     def _let_go(self, planned: PlannedRun, book: Callable[[Attempt], None]) -> None:
+        self._pause, self._next_look = _FIRST_PAUSE_S, 0.0
         with self._lock:
-            attempt = self._mine.get(planned.key)
-        if attempt is not None:
-            persistently(lambda: book(attempt))
+            held = self._mine.get(planned.key)
+        if held is not None:
+            self._patience(lambda: book(held[0]))
         with self._lock:
             self._mine.pop(planned.key, None)
             self._lost.discard(planned.key)
+
+    def _out_of_reach(self) -> None:
+        self._reachable_since = time.monotonic()
+        self._others_busy = True
 
     def _beat(self) -> None:
         while not self._done.wait(self._interval):
             with self._lock:
                 held = dict(self._mine)
-            for key, attempt in held.items():
-                with suppress(*OUTAGES):
-                    alive = self._queue.beat(attempt)
-                    with self._lock:
-                        if not alive and self._mine.get(key) is attempt:
-                            self._lost.add(key)
+            if not held:
+                continue
+            since = lease.now()
+            try:
+                ours = self._queue.beat([attempt for attempt, _ in held.values()])
+            except Exception:  # whatever it was: the leases end by themselves, and nobody trains without one
+                self._out_of_reach()
+                continue
+            with self._lock:
+                for key, (attempt, right) in held.items():
+                    if key in ours:
+                        right.renew(since)
+                    elif self._mine.get(key, (None,))[0] is attempt:
+                        self._lost.add(key)
 
 
 def _planned(plan: Plan, cell: CellPlan) -> list[PlannedRun]:

@@ -4,6 +4,7 @@ A trial must not outlive the sweep that started it: an orphan would write to a r
 """
 
 import ctypes
+import errno
 import importlib
 import multiprocessing
 import os
@@ -13,54 +14,18 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from resbench.harness.errors import Preempted
+from resbench.harness.errors import CannotSave, Preempted
+from resbench.sweeps.lease import Lease
+from resbench.sweeps.messages import Failed, Fault, Finished, Job, Validation
 
 _PR_SET_PDEATHSIG = 1
+_LONGEST_LOOK_S = 2.0
 
-
-@dataclass(frozen=True)
-class Job:
-    """What a trial process needs to know. ``target`` is ``module:function`` with the signature of `resbench.harness.fit.fit`."""
-
-    key: str
-    target: str
-    argv: tuple[str, ...]
-    tags: dict[str, str]
-    run_id: str
-    threads: int
-    gpu: int | None
-    log: Path
-    lock_folder: Path
-
-
-@dataclass(frozen=True)
-class Validation:
-    """A trial to the sweep: validation loss after so many training tokens. It waits for a bool, whether to give up."""
-
-    tokens: int
-    loss: float
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A trial to the sweep: how it ended, as `RunResult` says."""
-
-    outcome: str
-    val_loss: float | None
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A trial to the sweep: it raised. ``transient`` if the tracking store refused or somebody stopped it: another attempt may fare better."""
-
-    reason: str
-    transient: bool = False
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 
 
 def rehearse() -> None:
@@ -78,37 +43,56 @@ def rehearse() -> None:
         describe([])
 
 
-def main(job: Job, connection: Connection) -> None:
-    """The body of a trial process."""
+def main(job: Job, connection: Connection, lease: Lease | None = None) -> None:
+    """The body of a trial process. With a lease, it ends when that does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group; the sweep process decides
-    _die_with_the_sweep()
-    _redirect_output(job.log)
-    from resbench.sweeps.lock import hold_as_trial
-
-    lock = hold_as_trial(job.lock_folder)
-    _exit_if_orphaned()  # after taking the lock: a later sweep either sees the lock or this process leaves
-    if job.gpu is not None:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible[job.gpu] if job.gpu < len(visible) and visible[0] else str(job.gpu)
-    os.environ["OMP_NUM_THREADS"] = str(job.threads)  # for a torch still to be imported
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(job.threads)
-    from mlflow.exceptions import MlflowException
-
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the fork server ignores
+    _die_with_the_sweep(lease)
+    lock: TextIO | None = None
     try:
+        _redirect_output(job.log)
+        from resbench.sweeps.lock import hold_as_trial
+
+        lock = hold_as_trial(job.lock_folder)
+        _exit_if_orphaned()  # after taking the lock: a later sweep either sees the lock or this process leaves
+        _choose_gpu(job.gpu)
+        os.environ["OMP_NUM_THREADS"] = str(job.threads)  # for a torch still to be imported
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(job.threads)
         result = _target(job.target)(
             list(job.argv), tags=job.tags, run_id=job.run_id, on_validation=_reporter(connection)
         )
         connection.send(Finished(result.outcome, result.val_loss, result.tokens))
     except BaseException as error:  # also SystemExit from a library: the sweep has to hear of any end
-        traceback.print_exc()
-        transient = isinstance(error, MlflowException | ConnectionError | TimeoutError | Preempted)
-        connection.send(Failed(f"{type(error).__name__}: {error}", transient))
+        connection.send(Failed(f"{type(error).__name__}: {error}", fault_of(error)))
+        with suppress(OSError):  # the disk that is full may be the log's
+            traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         connection.close()
-        lock.close()
+        if lock is not None:
+            lock.close()
+
+
+def fault_of(error: BaseException) -> Fault:
+    """What is to blame for the end of a run."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, Preempted):
+        return "signal"
+    if isinstance(error, MlflowException | ConnectionError | TimeoutError):
+        return "store"
+    if isinstance(error, CannotSave) or (isinstance(error, OSError) and error.errno in _DISK):
+        return "disk"
+    return "run"
+
+
+def _choose_gpu(gpu: int | None) -> None:
+    if gpu is not None:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[gpu] if gpu < len(visible) and visible[0] else str(gpu)
 
 
 def _reporter(connection: Connection) -> Callable[[int, float], None]:
@@ -128,15 +112,23 @@ def _target(path: str) -> Callable[..., Any]:
     return found
 
 
-def _die_with_the_sweep() -> None:
+def _die_with_the_sweep(lease: Lease | None) -> None:
     """Die with the fork server (the kernel's parent of this process), and with the sweep process (which is not)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_watch_sweep, daemon=True, name="watch-sweep").start()
+    threading.Thread(target=_watch_sweep, args=(lease,), daemon=True, name="watch-sweep").start()
 
 
-def _watch_sweep() -> None:
-    wait([_sweep_sentinel()])
+def _watch_sweep(lease: Lease | None) -> None:
+    """Kill this process when its sweep is gone or its lease has ended; ask it for a checkpoint shortly before the latter."""
+    asked = False
+    while not wait([_sweep_sentinel()], None if lease is None else max(0.01, min(lease.left() / 8, _LONGEST_LOOK_S))):
+        assert lease is not None
+        if lease.left() <= 0:
+            break
+        if lease.short and not asked:
+            asked = True
+            os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -2,8 +2,12 @@
 
 import atexit
 import os
+import signal
 
 from resbench.harness.processes import importing
+
+# A scheduler may send SIGTERM to every process at once. The server stays until its sweep has ended, lest its trials die before they are saved.
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 with importing(
     for_good=True

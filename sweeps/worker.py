@@ -3,17 +3,24 @@
 import os
 import socket
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 
 from resbench.harness.store import experiment_id, open_store
+from resbench.sweeps import control
 from resbench.sweeps.changes import compare, refusal
+from resbench.sweeps.database import HEARTBEAT_S, open_shared, opening, storage_url
 from resbench.sweeps.estimate import throughput
+from resbench.sweeps.keeper import Keeper, shut_out
+from resbench.sweeps.keeper import refusal as keeper_refusal
+from resbench.sweeps.patience import OUTAGES, Patience
+from resbench.sweeps.patient_ledger import PatientLedger
 from resbench.sweeps.plan import Plan
-from resbench.sweeps.queue import HEARTBEAT_S, open_shared, opening, storage_url
+from resbench.sweeps.queue import RunQueue
 from resbench.sweeps.run import FIT, Machine, Runner, Summary
-from resbench.sweeps.shared import SharedAgenda, SharedLedger
+from resbench.sweeps.shared import SharedAgenda
 
 
 def work(
@@ -26,6 +33,7 @@ def work(
     output_dir: Path,
     machine: Machine,
     extend: bool = False,
+    take_over: bool = False,
     heartbeat_s: int = HEARTBEAT_S,
     grace_s: int | None = None,
     console: Console | None = None,
@@ -44,20 +52,25 @@ def work(
     url = storage_url(storage)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     client = open_store(tracking_uri)
+    patience = Patience()
     with opening(url, name):
         shared = open_shared(url, heartbeat_s, grace_s)
-        ledger = SharedLedger(client, experiment_id(client, tracking_uri, name), name)
+        ledger = PatientLedger(client, experiment_id(client, tracking_uri, name), name, patience)
         ledger.load()
+        keeper = Keeper.here("workers", storage)
+        queue = RunQueue(shared, name)
+        _same_keeper(ledger, keeper, queue, tracking_uri, bool(plan.spec.search), take_over)
         started = ledger.started_with()
         if started is not None:
             changes = compare(started, plan.record())
             if refused := refusal(name, changes, extend):
                 raise ValueError(refused)
-        agenda = SharedAgenda(plan, ledger, shared, worker := worker_name())
-        if agenda.stopping:
+        if queue.stopping:
             raise ValueError(f"{name} was asked to stop: `resbench sweep stop --undo` lets workers start again")
-        ledger.begin(output_dir, file_text, plan)
+        queue.belongs_to(ledger.begin(output_dir, file_text, plan, keeper))
+        agenda = SharedAgenda(plan, ledger, shared, queue, worker := worker_name(), patience)
         agenda.prepare()
+        control.clear(folder)  # what was said to a `sweep run` that was here before
     console.print(f"{worker}: working on {name}, {machine.workers} at once", highlight=False)
     expected = throughput(plan, ledger.measured(), machine.threads, machine.gpus)
     runner = Runner(
@@ -74,14 +87,35 @@ def work(
     )
     with agenda:
         summary = runner.run()
-    ledger.load()
-    summary.outcomes.clear()
-    summary.outcomes.update(entry.outcome for entry in ledger.entries() if entry.has_result)
-    if not agenda.waits() and not summary.interrupted:
-        status = "FINISHED" if summary.outcomes.total() == plan.runs else "FAILED"
-        ledger.finish(status, summary.outcomes)
-    console.print(f"{worker}: {summary.outcomes.total()} of {plan.runs} runs of {name} have a result", highlight=False)
+    with suppress(*OUTAGES):  # a worker that was asked to leave does not wait to say how far the sweep is
+        patience(ledger.load)
+        summary.outcomes.clear()
+        summary.outcomes.update(entry.outcome for entry in ledger.entries() if entry.has_result)
+        if not agenda.waits() and not summary.interrupted and not summary.unfit:
+            status = "FINISHED" if summary.outcomes.total() == plan.runs else "FAILED"
+            patience(lambda: ledger.finish(status, summary.outcomes))
+        elif agenda.drained and not queue.held():
+            patience(lambda: ledger.finish("KILLED", summary.outcomes))
+        count = f"{summary.outcomes.total()} of {plan.runs} runs of {name} have a result"
+        console.print(f"{worker}: {count}", highlight=False)
     return summary
+
+
+def _same_keeper(
+    ledger: PatientLedger, newcomer: Keeper, queue: RunQueue, tracking_uri: str, searches: bool, take_over: bool
+) -> None:
+    """Raises ValueError if the sweep is kept by `sweep run`, or by workers with another database or another MLflow store."""
+    keeper, books = ledger.keeper(), queue.books
+    if books is not None and books != ledger.parent_id:
+        raise ValueError(
+            f"the queue of {ledger.study!r} in {newcomer.place} belongs to MLflow run {books}, which is not in {tracking_uri}: "
+            "give the --tracking-uri of the other workers, or give the sweep a new `name`"
+        )
+    if keeper is None or (keeper.by == "workers" and (books is not None or keeper.place == newcomer.place)):
+        return
+    if refused := keeper_refusal(ledger.study, keeper, newcomer, searches=searches, take_over=take_over):
+        raise ValueError(refused)
+    shut_out(ledger.study, keeper)
 
 
 def worker_name() -> str:

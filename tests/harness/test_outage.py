@@ -1,14 +1,8 @@
 """A real MLflow server that is killed in mid-run and started again, and a connection that loses answers."""
 
 import http.client
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,52 +10,15 @@ from pathlib import Path
 import pytest
 from harness_support import MEASURED, Argv, history
 from mlflow import MlflowClient
+from mlflow_server import MlflowServer
 
 from resbench.harness import names, tracking
 from resbench.harness.fit import fit
 
 
-class Server:
-    """`mlflow server` on loopback, over one database."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db", "--workers", "1"]
-        command += ["--default-artifact-root", (self._folder / "artifacts").as_uri()]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen(command, start_new_session=True, **quiet)  # type: ignore[call-overload]
-
-    def answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-    def wait(self) -> None:
-        deadline = time.monotonic() + 120
-        while not self.answers():
-            assert time.monotonic() < deadline, "the MLflow server did not start"
-            time.sleep(0.1)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-
 @pytest.fixture
-def server(output_dir: Path) -> Iterator[Server]:
-    found = Server(output_dir)
+def server(output_dir: Path) -> Iterator[MlflowServer]:
+    found = MlflowServer(output_dir)
     yield found
     found.kill()
 
@@ -109,7 +66,11 @@ def metrics_of(client: MlflowClient, run_id: str) -> dict[str, list[tuple[int, f
 
 @pytest.mark.slow
 def test_a_server_that_dies_and_comes_back(
-    argv: Argv, output_dir: Path, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    argv: Argv,
+    output_dir: Path,
+    server: MlflowServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(tracking, "SEND_EVERY_S", 0.2)
     monkeypatch.setattr(tracking, "LONGEST_WAIT_S", 0.5)

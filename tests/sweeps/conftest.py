@@ -1,7 +1,7 @@
 """What tests of sweeps share: a sweep of stand-in runs, and reading its results back from MLflow."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,14 @@ import pytest
 # Trial processes import the stand-ins by name and inherit this path.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from sweep_stand_ins import SWEEP  # found through the path above
+from postgres_server import Postgres, postgres  # found through the path above
+from sweep_stand_ins import SWEEP
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator[Postgres]:
+    with postgres() as running:
+        yield running
 
 
 @pytest.fixture

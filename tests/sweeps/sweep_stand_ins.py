@@ -3,10 +3,11 @@
 `train` has the signature of `resbench.harness.fit.fit`. Its loss is a function of the configuration and the seed alone, and it goes on from a
 checkpoint file, as training does. `describe` stands for `resbench.harness.fit.describe`.
 
-Run as a script, ``python sweep_stand_ins.py FILE OUTPUT_DIR`` is `resbench sweep run` with these in place of training, and with a third argument,
-the URL of a database, it is `resbench sweep worker`. Its processes are spared the libraries of training.
+Run as a script, ``python sweep_stand_ins.py FILE OUTPUT_DIR`` is `resbench sweep run` with these in place of training, and with ``--storage URL`` it
+is `resbench sweep worker`. Its processes are spared the libraries of training.
 """
 
+import argparse
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from resbench.harness.processes import end_quickly, importing
@@ -109,6 +111,60 @@ def train(
     return _end(client, run_id, "diverged" if diverged else "complete", None if diverged else loss_at(budget), budget)
 
 
+def train_briefly(
+    argv: list[str],
+    *,
+    tags: dict[str, str] | None = None,
+    run_id: str | None = None,
+    on_validation: Callable[[int, float], None] | None = None,
+) -> Result:
+    """The same in a hurry: one validation, one request for its metrics. It notes, in ``overlap``, if another process trains the same run."""
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, RunTag
+
+    from resbench.harness import names
+    from resbench.harness.store import brief_requests
+
+    assert run_id is not None
+    config = yaml.safe_load(Path(argv[1]).read_text())
+    wish = config["model"].get("stand_in", {})
+    tokens, loss = config["budget"]["tokens"], final_loss(config)
+    folder = Path(config["output_dir"], run_id)
+    folder.mkdir(exist_ok=True)
+    with (folder / "trains").open("a+") as trains:
+        trains.seek(0)
+        if any(alive(int(pid)) for pid in trains.read().split()):
+            (folder / "overlap").touch()
+        trains.write(f"{os.getpid()}\n")
+    time.sleep(wish.get("seconds", 0.0))
+    (folder / "weights").write_bytes(bytes(wish.get("weights", 0)))
+    with brief_requests():
+        client = MlflowClient(config["tracking"]["uri"])
+        if on_validation:
+            on_validation(tokens, loss)
+        metrics = [Metric(names.VAL_LOSS, loss, 0, tokens), Metric(names.PROGRESS_TOKENS, tokens, 0, tokens)]
+        client.log_batch(run_id, metrics=metrics, tags=[RunTag(names.TAG_OUTCOME, "complete")])
+        client.set_terminated(run_id, "FINISHED")
+    (folder / "trains").unlink()
+    return Result("complete", loss, tokens)
+
+
+def losses(found: list[Any]) -> dict[str, float]:
+    """Loss by planned run, of MLflow runs of which there must be one for each, ended well."""
+    by_key = {run.data.tags["trial_key"]: run.data.metrics["val/loss"] for run in found}
+    assert len(by_key) == len(found)
+    assert {(run.info.status, run.data.tags["outcome"]) for run in found} == {("FINISHED", "complete")}
+    return by_key
+
+
+def alive(pid: int) -> bool:
+    """Whether a process still does anything; an orphan stays a zombie for good where process 1 does not collect its children."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def fit_and_measure_start(argv: list[str], *, on_validation: Any, **arguments: Any) -> Any:
     """Real training that notes, in ``start.json`` beside the run, what it had cost until its first validation."""
     from resbench.harness.fit import fit
@@ -159,9 +215,9 @@ def run(
     output_dir: Path,
     *,
     workers: int = 2,
-    extend: bool = False,
     target: str = "sweep_stand_ins:train",
     real: bool = False,
+    **more: bool,
 ) -> Any:
     """`resbench sweep run` with the stand-ins; the summary. ``real`` plans with real models."""
     from resbench.sweeps import pool
@@ -182,13 +238,22 @@ def run(
             output_dir=output_dir,
             tracking_uri=f"sqlite:///{output_dir / 'mlflow.db'}",
             machine=Machine(workers, 1),
-            extend=extend,
             target=target,
+            **more,
         )
 
 
-def work(file: Path, output_dir: Path, storage: str, *, extend: bool = False, workers: int = 1) -> Any:
-    """`resbench sweep worker` with the stand-ins, dead after three silent seconds; the summary."""
+def work(
+    file: Path,
+    output_dir: Path,
+    storage: str,
+    *,
+    tracking_uri: str | None = None,
+    workers: int = 1,
+    target: str = "sweep_stand_ins:train",
+    **more: bool,
+) -> Any:
+    """`resbench sweep worker` with the stand-ins, dead after five silent seconds; the summary."""
     from resbench.sweeps import pool
     from resbench.sweeps.plan import make_plan
     from resbench.sweeps.run import Machine
@@ -202,15 +267,15 @@ def work(file: Path, output_dir: Path, storage: str, *, extend: bool = False, wo
     return work_on(
         make_plan(spec, describe, FIELDS.__getitem__),
         storage=storage,
-        tracking_uri=f"sqlite:///{output_dir / 'mlflow.db'}",
+        tracking_uri=tracking_uri or f"sqlite:///{output_dir / 'mlflow.db'}",
         file_text=file.read_text(),
         folder=folder,
         output_dir=output_dir,
         machine=Machine(workers, 1),
-        extend=extend,
         heartbeat_s=1,
-        grace_s=3,
-        target="sweep_stand_ins:train",
+        grace_s=5,
+        target=target,
+        **more,
     )
 
 
@@ -218,11 +283,21 @@ def main() -> int:
     from resbench.sweeps import pool
 
     pool.PRELOADED = ("resbench.sweeps.trial", "mlflow.store.tracking.sqlalchemy_store", "sqlalchemy.dialects.sqlite")
-    paths = Path(sys.argv[1]), Path(sys.argv[2])
     with importing(for_good=True):
         import resbench.sweeps.worker  # noqa: F401  (and all it needs)
-    summary = work(*paths, sys.argv[3]) if len(sys.argv) > 3 else run(*paths)
-    return 130 if summary.interrupted else int(not summary.complete)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("file", type=Path)
+    parser.add_argument("output_dir", type=Path)
+    parser.add_argument("--storage")
+    parser.add_argument("--tracking-uri")
+    parser.add_argument("--target", default="sweep_stand_ins:train")
+    options = parser.parse_args()
+    if options.storage is None:
+        summary = run(options.file, options.output_dir, target=options.target)
+    else:
+        where = options.file, options.output_dir, options.storage
+        summary = work(*where, tracking_uri=options.tracking_uri, target=options.target)
+    return 2 if summary.unfit else 130 if summary.interrupted else int(not summary.complete)
 
 
 if __name__ == "__main__":

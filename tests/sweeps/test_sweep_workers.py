@@ -1,117 +1,35 @@
 """Many workers, one sweep: every planned run ends exactly once, whatever happens to the workers and to their database."""
 
-import os
-import random
-import signal
 import subprocess
-import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sweep_stand_ins
-from mlflow import MlflowClient
 from optuna.trial import TrialState
-from postgres_server import Postgres, postgres
+from sweep_stand_ins import losses
 
 from resbench.sweeps.cli import main
-from resbench.sweeps.queue import DEATHS, RunQueue, open_shared, storage_url
+from resbench.sweeps.database import open_shared, storage_url
+from resbench.sweeps.queue import DEATHS, RunQueue
 
 Sweep = Callable[..., Path]
 Runs = Callable[[], list[Any]]
-SEARCH = """
-search:
-  trials: 3
-  seed: 77
-  space: {model.learning_rate: {low: 1e-4, high: 1.0, log: true}}
-  sampler: random
-"""
-PLANNED = 5 * (3 + 2)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with postgres() as running:
-        yield running
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'shared.db'}"
-    return str(request.getfixturevalue("server").url)
+    return str(request.getfixturevalue("database").url)
 
 
 @pytest.fixture
 def queue(storage: str, request: pytest.FixtureRequest) -> RunQueue:
     return RunQueue(open_shared(storage_url(storage), 1, 1), request.node.name)
-
-
-def results(output_dir: Path) -> dict[str, float]:
-    """Loss by planned run; each has exactly one MLflow run, and each of its validations was logged once."""
-    client = MlflowClient(f"sqlite:///{output_dir / 'mlflow.db'}")
-    everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = [run for run in client.search_runs(everywhere) if "trial_key" in run.data.tags]
-    assert {key: n for key, n in Counter(run.data.tags["trial_key"] for run in found).items() if n > 1} == {}
-    assert {(run.info.status, run.data.tags["outcome"]) for run in found} == {("FINISHED", "complete")}
-    for run in found:
-        steps = [point.step for point in client.get_metric_history(run.info.run_id, "val/loss")]
-        assert sorted(set(steps)) == [100, 200, 300, 400]
-    return {run.data.tags["trial_key"]: run.data.metrics["val/loss"] for run in found}
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_workers_are_killed_and_the_database_restarts(
-    server: Postgres, sweep_file: Sweep, output_dir: Path, empty_store: Path
-) -> None:
-    """None lost, none twice, and the results of one undisturbed process."""
-    file = sweep_file(SEARCH, stand_in="{seconds: 0.6}")
-    log = (output_dir / "workers.log").open("ab")
-    command = [sys.executable, sweep_stand_ins.__file__, str(file), str(output_dir), server.url]
-    workers = [
-        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=output_dir) for _ in range(4)
-    ]
-    dice = random.Random(4)
-    try:
-        client = MlflowClient(f"sqlite:///{output_dir / 'mlflow.db'}")
-        for ended, blow in ((2, workers[0].kill), (6, server.stop), (9, workers[1].kill), (12, workers[2].kill)):
-            wait_for(client, ended, workers, output_dir)
-            time.sleep(dice.uniform(0, 0.5))
-            blow()
-            if blow == server.stop:
-                time.sleep(1.0)
-                server.start()
-        assert workers[3].wait(timeout=250) == 0, (output_dir / "workers.log").read_text()
-    finally:
-        for worker in workers:
-            if worker.poll() is None:
-                os.killpg(worker.pid, signal.SIGKILL)
-            worker.wait()
-    found = results(output_dir)
-    assert len(found) == PLANNED
-
-    alone = output_dir / "alone"
-    alone.mkdir()
-    (alone / "mlflow.db").write_bytes(empty_store.read_bytes())
-    quick = sweep_file(SEARCH, stand_in="{seconds: 0.0}")
-    sweep_stand_ins.run(quick, alone)
-    assert found == pytest.approx(results(alone), rel=1e-12)
-
-
-def wait_for(client: MlflowClient, ended: int, workers: list[subprocess.Popen[bytes]], output_dir: Path) -> None:
-    deadline = time.monotonic() + 250
-    while True:
-        experiments = [e.experiment_id for e in client.search_experiments()]
-        if len(client.search_runs(experiments, "tags.outcome = 'complete'")) >= ended:
-            return
-        assert time.monotonic() < deadline, (output_dir / "workers.log").read_text()
-        assert workers[3].poll() is None, (output_dir / "workers.log").read_text()
-        time.sleep(0.1)
 
 
 def test_one_attempt_goes_to_one_worker(queue: RunQueue, storage: str, request: pytest.FixtureRequest) -> None:
@@ -139,15 +57,16 @@ def test_a_silent_worker_loses_its_run_and_a_third_death_ends_it(queue: RunQueue
         assert attempt.state is TrialState.WAITING
         assert attempt.deaths == death
         assert queue.claim(attempt, "worker")
-        assert queue.beat(attempt)
+        assert queue.beat([attempt]) == {"a"}
         queue.bury()
-        assert queue.beat(attempt)  # it was heard of just now
+        assert queue.beat([attempt]) == {"a"}  # it was heard of just now
         wait_until_silent(queue, attempt.trial_id)
         queue.bury()
-        assert not queue.beat(attempt)
+        assert queue.beat([attempt]) == set()
         queue.complete(attempt, "complete")  # too late: it is no longer this worker's
         assert queue.latest()["a"].abandoned
-        reason = queue.requeue(queue.latest()["a"])
+        reason = queue.worn_out(queue.latest()["a"])
+        queue.requeue(queue.latest()["a"])
     assert reason == f"its worker died {DEATHS} times over it"
     assert queue.latest()["a"].reason == reason
     queue.retry(queue.latest()["a"])
@@ -176,11 +95,13 @@ def test_what_two_workers_queue_again_is_run_once(queue: RunQueue) -> None:
     assert second.deaths == 0  # given back, not died
 
 
-def test_an_edited_file_is_refused_or_extended(sweep_file: Sweep, output_dir: Path, tmp_path: Path) -> None:
+def test_an_edited_file_is_refused_or_extended(
+    sweep_file: Sweep, output_dir: Path, tmp_path: Path, runs_of: Runs
+) -> None:
     storage = f"sqlite:///{tmp_path / 'shared.db'}"
     file = sweep_file("exclude: [{scheme: [hc, mhc]}]")
     assert sweep_stand_ins.work(file, output_dir, storage, workers=2).complete
-    before = results(output_dir)
+    before = losses(runs_of())
     assert len(before) == 2
     text = file.read_text()
     file.write_text(text.replace("tokens: 400", "tokens: 800"))
@@ -189,10 +110,10 @@ def test_an_edited_file_is_refused_or_extended(sweep_file: Sweep, output_dir: Pa
     file.write_text(text.replace("seeds: [0, 1]", "seeds: [0, 1, 2]"))
     with pytest.raises(ValueError, match="new seed 2"):
         sweep_stand_ins.work(file, output_dir, storage)
-    assert results(output_dir) == before
+    assert losses(runs_of()) == before
     assert sweep_stand_ins.work(file, output_dir, storage, extend=True, workers=2).complete
-    assert {key: loss for key, loss in results(output_dir).items() if key in before} == before
-    assert len(results(output_dir)) == 3
+    assert {key: loss for key, loss in losses(runs_of()).items() if key in before} == before
+    assert len(losses(runs_of())) == 3
 
 
 def test_a_hanging_run_times_out_and_is_queued_again(
