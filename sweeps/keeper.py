@@ -46,6 +46,11 @@ class Keeper:
     def __str__(self) -> str:
         return json.dumps(asdict(self))
 
+    def same_as(self, other: "Keeper") -> bool:
+        """Whether both name the same: a folder is of one machine, a database of none."""
+        where = (self.by, self.place) == (other.by, other.place)
+        return where and (self.by == "workers" or self.host == other.host)
+
     @property
     def words(self) -> str:
         who = "`sweep run` in" if self.by == "run" else "workers over"

@@ -8,7 +8,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +115,7 @@ class Ledger:
         else:
             self._client.update_run(self.parent_id, status="RUNNING")
             before = self.keeper()
-            if before is None or replace(before, since=keeper.since) != keeper:
+            if before is None or not before.same_as(keeper):
                 self._client.set_tag(self.parent_id, KEEPER_TAG, str(keeper))
                 self._client.set_tag(self.parent_id, OUTPUT_TAG, str(output_dir))
         self._client.log_dict(self.parent_id, plan.record(), _RECORD)

@@ -122,9 +122,7 @@ def _same_keeper(ledger: Ledger, newcomer: Keeper, folder: Path, searches: bool,
         return
     if keeper.by == "run":
         noted = marked(folder)
-        if noted == ledger.parent_id or (
-            noted is None and (keeper.place, keeper.host) == (newcomer.place, newcomer.host)
-        ):
+        if noted == ledger.parent_id or (noted is None and keeper.same_as(newcomer)):
             return
     if refused := keeper_refusal(ledger.study, keeper, newcomer, searches=searches, take_over=take_over):
         raise ValueError(refused)
