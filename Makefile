@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# One more than the cores of a small machine: some tests wait for servers and for processes they have killed.
+JOBS ?= 3
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .PHONY: help demo test lint setup clean
@@ -16,7 +18,7 @@ demo: $(VENV)/.installed
 	$(BIN)/resbench leaderboard build --study demo
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

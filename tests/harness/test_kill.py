@@ -20,9 +20,9 @@ from resbench.harness.fit import fit
 
 Argv = Callable[..., list[str]]
 LONG = (
-    "--budget.tokens=128000",
+    "--budget.tokens=76800",
     "--every.checkpoint=2560",
-    "--every.validation=12800",
+    "--every.validation=7680",
     "--trainer.log_every_n_steps=7",
 )
 
