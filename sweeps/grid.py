@@ -46,6 +46,31 @@ def scheme_of(config: Mapping[str, Any]) -> str | None:
     return scheme.get("class_path") if scheme else None
 
 
+def devices_of(cell: Cell) -> int:
+    """How many devices a run of the cell trains on, 1 where its configuration leaves that open.
+
+    Raises ValueError for what a run of a sweep cannot have: certain devices by their numbers (the sweep deals them out), or several machines.
+    """
+    nodes = keys.look_up(cell.config, ("trainer", "num_nodes"))
+    if nodes not in (None, 1):
+        raise ValueError(
+            f"cell {cell.id!r}: trainer.num_nodes={nodes}: a run of a sweep is on one machine; train such a model with `resbench fit` under torchrun"
+        )
+    value = keys.look_up(cell.config, ("trainer", "devices"))
+    if value in (None, "auto"):
+        return 1
+    if isinstance(value, bool) or not str(value).isdigit() or int(value) < 1:
+        raise ValueError(
+            f"cell {cell.id!r}: trainer.devices={value}: expected how many devices a run takes, 1 or more; which they are, the sweep decides"
+        )
+    return int(value)
+
+
+def wants_gpus(cell: Cell) -> bool:
+    """Whether its runs train on GPUs where there are some."""
+    return str(keys.look_up(cell.config, ("trainer", "accelerator"))) not in ("cpu", "mps", "tpu")
+
+
 def registered_fields(scheme: str) -> set[str]:
     """The constructor's fields of a registered scheme, through ``**kwargs`` to its parents' if it passes them on.
 

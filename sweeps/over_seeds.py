@@ -84,8 +84,8 @@ def fit(
             try:
                 if on_validation is not None:
                     on_validation(place, losses[-1])
-            except Pruned as error:
-                return _end(client, run_id, "pruned", mean, tokens, str(error))
+            except Pruned:
+                return _end(client, run_id, "pruned", mean, tokens, f"given up after {place + 1} seeds")
         return _end(client, run_id, "complete", statistics.fmean(losses), tokens, "")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resbench.sweeps import keys
-from resbench.sweeps.grid import Cell, SchemeFields, cells, registered_fields
+from resbench.sweeps.grid import Cell, SchemeFields, cells, devices_of, registered_fields
 from resbench.sweeps.spec import SweepSpec
 from resbench.sweeps.yamlfile import dump
 
@@ -65,6 +65,11 @@ class CellPlan:
     flops_per_token: int
     tokens: int
     steps: int
+
+    @property
+    def devices(self) -> int:
+        """How many devices one run trains on."""
+        return devices_of(self.cell)
 
     @property
     def flops(self) -> int:
@@ -137,7 +142,7 @@ def make_plan(spec: SweepSpec, describe: Describe | None = None, fields: SchemeF
     facts_of = _Facts(describe)
     planned = []
     for cell in found:
-        _one_device(cell)
+        devices_of(cell)
         ratio = keys.look_up(cell.config, keys.RATIO)
         if ratio is not None:
             config = {key: value for key, value in cell.config.items() if key not in keys.RATIO}
@@ -203,7 +208,7 @@ class _Facts:
             path = Path(folder, "cell.yaml")
             path.write_text(dump(dict(config)), encoding="utf-8")
             try:
-                return self._describe(["--config", str(path)])
+                return self._describe(["--config", str(path), *_one_device(config)])
             except ValueError as error:
                 raise ValueError(f"cell {name!r}: {str(error).replace(str(path), 'its configuration')}") from error
 
@@ -221,14 +226,9 @@ def _with_proportional_tokens(cell: Cell, tokens_per_parameter: float, facts_of:
     return Cell(cell.id, cell.labels, config)
 
 
-def _one_device(cell: Cell) -> None:
-    for name in ("devices", "num_nodes"):
-        value = keys.look_up(cell.config, ("trainer", name))
-        if str(value) not in ("None", "auto", "1"):
-            raise ValueError(
-                f"cell {cell.id!r}: trainer.{name}={value}: a run of a sweep is on one device (several GPUs are dealt out to the workers); "
-                "leave it out, or train such a model with `resbench fit`"
-            )
+def _one_device(config: Mapping[str, Any]) -> list[str]:
+    """What a run sees of this machine's devices if its configuration leaves their number open: one, however many there are."""
+    return ["--trainer.devices=1"] if keys.look_up(config, ("trainer", "devices")) in (None, "auto") else []
 
 
 def _check_searched_key(cell: Cell, key: str, distribution: Mapping[str, Any], facts_of: _Facts) -> None:

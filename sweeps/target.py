@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from resbench.sweeps.grid import devices_of
+
 if TYPE_CHECKING:
     from resbench.sweeps.plan import PlannedRun
     from resbench.sweeps.spec import SweepSpec
@@ -34,10 +36,14 @@ def load(target: Target) -> Callable[..., Any]:
 
 
 def target_of(function: str, planned: "PlannedRun", spec: "SweepSpec") -> Target:
-    """What runs ``planned``, where one training run with one seed on one device is ``function``."""
+    """What runs ``planned``, where a training run with one seed on one device is ``function``."""
     target = Target(function)
-    if planned.phase == "search" and spec.search is not None and spec.search.seeds_per_trial > 1:
-        from resbench.sweeps.over_seeds import wrap
+    if (devices := devices_of(planned.cell)) > 1:
+        from resbench.sweeps import torchrun
 
-        target = wrap(target, spec.search)
+        target = torchrun.wrap(target, devices)
+    if planned.phase == "search" and spec.search is not None and spec.search.seeds_per_trial > 1:
+        from resbench.sweeps import over_seeds
+
+        target = over_seeds.wrap(target, spec.search)
     return target

@@ -67,7 +67,7 @@ def test_a_stated_throughput_decides_the_estimate(file: Path, capsys: pytest.Cap
         (("size: [100k]", "backbone.width: [30]\n  backbone.n_heads: [4]"), ["width=30", "n_heads=4"]),
         (("size: [100k]", "model.learning_rate: [-1]"), ["learning_rate=-1"]),
         (("size: [100k]", "model.learnin_rate: [1]"), ["learnin_rate"]),
-        (("size: [100k]", "trainer.devices: [2]"), ["trainer.devices=2", "on one device"]),
+        (("size: [100k]", "trainer.num_nodes: [2]"), ["trainer.num_nodes=2", "on one machine"]),
         (("seeds: [0, 1]", "seeds: []"), ["sweep.yaml: seeds"]),
     ],
 )
