@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from resbench.architectures.registry import BrokenPlugin
 from resbench.harness import sharding
 from resbench.harness.config_errors import Source, explain, in_its_file, raised_by_constructor, where_given
+from resbench.harness.gpus import inventory
 from resbench.harness.module import LanguageModel
 from resbench.harness.shortnames import SLOTS, class_path, replace_in_argv, replace_in_tree
 from resbench.tasks.task import tokens_per_example
@@ -319,8 +320,12 @@ def parse(argv: list[str]) -> RunCLI:
 
 def default_precision(accelerator: str | None) -> str:
     """bf16 autocast over float32 weights where the hardware has it, float32 elsewhere."""
-    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+        return "32-true"
+    # torch.cuda.is_bf16_supported() initialises CUDA, and this is asked by processes that others are forked from.
+    found = inventory()
+    able = found[0].capability >= (8, 0) if found else torch.cuda.is_bf16_supported()
+    return "bf16-mixed" if able else "32-true"
 
 
 def world_size(trainer: Mapping[str, Any] | Namespace) -> int:

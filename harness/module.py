@@ -117,8 +117,9 @@ class LanguageModel(LightningModule):
         Raises ValueError for a configuration no network can have.
         """
         if self.network is None:
-            with torch.random.fork_rng():
-                torch.manual_seed(self.init_seed)
+            # The CPU's generator alone: asking for a GPU's would initialise CUDA in processes that others are forked from.
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(self.init_seed)
                 network = self._backbone(self._scheme, vocab_size, context_length)
             self.network = network
             self._run_with(network)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from resbench.sweeps.machine import Machine, Offer
     from resbench.sweeps.plan import Plan
     from resbench.sweeps.spec import SweepSpec
 
@@ -28,15 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     spec = load_spec(arguments.file, arguments.set)
     output_dir = Path(arguments.output_dir).expanduser().resolve()
-    workers = arguments.workers or spec.workers or 1
     file = find_file(arguments.file)
     if arguments.command == "slurm":
         return _slurm(spec, arguments)
     if arguments.command == "plan":
-        return _plan(spec, file, output_dir, arguments.tracking_uri, workers)
+        return _plan(spec, file, output_dir, arguments)
     try:
         start = _work if arguments.command == "worker" else _run
-        return start(spec, file, output_dir, arguments, workers)
+        return start(spec, file, output_dir, arguments)
     except KeyboardInterrupt:
         print(f"\nInterrupted. Nothing is lost: run the same command again to go on with {spec.name}.")
         return INTERRUPTED
@@ -81,6 +81,19 @@ def _parser() -> argparse.ArgumentParser:
             metavar="URI",
             help="MLflow store (default: MLFLOW_TRACKING_URI, or SQLite in the output folder)",
         )
+        if name != "slurm":
+            add("--gpus", metavar="LIST", help="GPUs to use, such as 0,1,2,3 in nvidia-smi's order (default: all)")
+            add(
+                "--per-gpu",
+                metavar="K",
+                type=_positive,
+                help="runs that share a GPU; with --gpus or this, --workers defaults to all there is room for",
+            )
+            add(
+                "--no-memory-check",
+                action="store_true",
+                help="start runs that the memory estimate says do not fit on their GPU",
+            )
         if name in ("worker", "slurm"):
             add(
                 "--storage",
@@ -123,6 +136,11 @@ def _parser() -> argparse.ArgumentParser:
     piece = commands.add_parser("piece", help=summary, description=summary[0].upper() + summary[1:] + ".")
     piece.add_argument(
         "state", metavar="STATE", help="the folder with what earlier pieces found; empty or absent at first"
+    )
+    piece.add_argument(
+        "--no-memory-check",
+        action="store_true",
+        help="start runs that the memory estimate says do not fit on their GPU",
     )
     piece.add_argument("files", metavar="FILE", nargs="+", help="sweep files, run in this order")
     piece.add_argument(
@@ -198,19 +216,39 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _plan(spec: "SweepSpec", file: Path, output_dir: Path, tracking_uri: str | None, workers: int) -> int:
+def _offer(spec: "SweepSpec", arguments: argparse.Namespace) -> "Offer":
+    from resbench.sweeps.machine import Offer, Wishes
+
+    return Offer(
+        Wishes(arguments.workers, arguments.gpus, arguments.per_gpu, not arguments.no_memory_check), spec.workers
+    )
+
+
+def _machine(offer: "Offer", plan: "Plan", file: Path) -> "Machine":
+    """Raises ValueError for a plan that does not fit on this machine."""
+    try:
+        machine, told = offer.machine(plan)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    for line in told:
+        print(line)
+    return machine
+
+
+def _plan(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from resbench.harness.store import default_tracking_uri
-    from resbench.sweeps import pool
     from resbench.sweeps.estimate import throughput
     from resbench.sweeps.session import measured_before
     from resbench.sweeps.table import print_plan
 
+    offer = _offer(spec, arguments)
     plan = _make_plan(spec, file)
-    measured = measured_before(tracking_uri or default_tracking_uri(output_dir), spec.name)
-    expected = throughput(plan, measured, pool.threads_per_worker(workers), pool.gpus())
-    print_plan(Console(), plan, expected, workers)
+    machine = _machine(offer, plan, file)
+    measured = measured_before(arguments.tracking_uri or default_tracking_uri(output_dir), spec.name)
+    expected = throughput(plan, measured, machine.threads, machine.gpus)
+    print_plan(Console(), plan, expected, machine.workers)
     return 0
 
 
@@ -223,16 +261,15 @@ def _make_plan(spec: "SweepSpec", file: Path) -> "Plan":
         raise ValueError(f"{file}: {error}") from error
 
 
-def _run(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Namespace, workers: int) -> int:
+def _run(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Namespace) -> int:
     from resbench.sweeps import pool
     from resbench.sweeps.lock import sweep_lock
 
     folder = output_dir / "sweeps" / spec.name
     with sweep_lock(folder):
-        threads = pool.threads_per_worker(workers)
-        pool.warm_up(threads)  # imports in the background while this process does the same to plan
+        offer = _offer(spec, arguments)
+        pool.warm_up(offer.threads)  # imports in the background while this process does the same to plan
         from resbench.sweeps.deadline import EX_TEMPFAIL
-        from resbench.sweeps.run import Machine
         from resbench.sweeps.session import run_plan
 
         plan = _make_plan(spec, file)
@@ -243,7 +280,7 @@ def _run(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Na
             folder=folder,
             output_dir=output_dir,
             tracking_uri=arguments.tracking_uri,
-            machine=Machine(workers, threads, pool.gpus()),
+            machine=_machine(offer, plan, file),
             extend=arguments.extend,
             take_over=arguments.take_over,
             time_limit_s=arguments.time_limit,
@@ -259,26 +296,26 @@ def _run(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Na
     return 0 if summary.complete else 1
 
 
-def _work(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Namespace, workers: int) -> int:
+def _work(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Namespace) -> int:
     from resbench.harness.store import default_tracking_uri
     from resbench.sweeps import pool
 
     folder = output_dir / "sweeps" / spec.name
     folder.mkdir(parents=True, exist_ok=True)
-    threads = pool.threads_per_worker(workers)
-    pool.warm_up(threads)
-    from resbench.sweeps.run import Machine
+    offer = _offer(spec, arguments)
+    pool.warm_up(offer.threads)
     from resbench.sweeps.worker import work
 
     changes = "".join(f"# --set {assignment}\n" for assignment in arguments.set)
+    plan = _make_plan(spec, file)
     summary = work(
-        _make_plan(spec, file),
+        plan,
         storage=arguments.storage,
         tracking_uri=arguments.tracking_uri or default_tracking_uri(output_dir),
         file_text=changes + file.read_text(encoding="utf-8"),
         folder=folder,
         output_dir=output_dir,
-        machine=Machine(workers, threads, pool.gpus()),
+        machine=_machine(offer, plan, file),
         extend=arguments.extend,
         take_over=arguments.take_over,
         heartbeat_s=arguments.heartbeat,

@@ -21,7 +21,8 @@ class Job:
     tags: dict[str, str]
     run_id: str
     threads: int
-    gpu: int | None
+    gpus: str | None
+    """`CUDA_VISIBLE_DEVICES`; None to leave it as it is."""
     log: Path
     lock_folder: Path
 

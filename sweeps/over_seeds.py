@@ -12,18 +12,20 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from resbench.harness import names
-from resbench.harness.fit import Pruned, RunResult
 from resbench.harness.store import brief_requests, open_store
 from resbench.sweeps.spec import Search
 from resbench.sweeps.target import Target, load
 from resbench.sweeps.yamlfile import dump
+
+if TYPE_CHECKING:
+    from resbench.harness.fit import RunResult
 
 TRIAL_TAG = "resbench.trial_run"
 _PARENT_TAG, _NAME_TAG = "mlflow.parentRunId", "mlflow.runName"
@@ -50,11 +52,13 @@ def fit(
     tags: dict[str, str] | None = None,
     run_id: str | None = None,
     on_validation: Callable[[int, float], None] | None = None,
-) -> RunResult:
+) -> "RunResult":
     """`resbench.harness.fit.fit` for each seed.
 
     argv: the order as JSON, ``--config`` and a configuration file. on_validation: called with (place of the seed, its final loss).
     """
+    from resbench.harness.fit import Pruned
+
     assert run_id is not None
     given = json.loads(argv[0])
     order = _Order(Target(**given["target"]), given["seeds"], given["bounded"])
@@ -113,7 +117,9 @@ def _note_largest(client: MlflowClient, trial: str, child: Run, metrics: Sequenc
 
 def _end(
     client: MlflowClient, run_id: str, outcome: names.Outcome, loss: float | None, tokens: int, why: str
-) -> RunResult:
+) -> "RunResult":
+    from resbench.harness.fit import RunResult
+
     client.set_tag(run_id, names.TAG_OUTCOME, outcome)
     if why:
         client.set_tag(run_id, names.TAG_REASON, why)

@@ -24,8 +24,9 @@ from resbench.sweeps.changes import compare, refusal
 from resbench.sweeps.deadline import EX_TEMPFAIL
 from resbench.sweeps.ledger import RESULTS
 from resbench.sweeps.lock import sweep_lock
+from resbench.sweeps.machine import Machine, Offer, Wishes
 from resbench.sweeps.plan import Plan
-from resbench.sweeps.run import FIT, Machine, Summary
+from resbench.sweeps.run import FIT, Summary
 from resbench.sweeps.session import run_plan
 
 SEARCHES = "optuna.db"
@@ -152,17 +153,16 @@ def main(arguments: argparse.Namespace) -> int:
     from resbench.sweeps.plan import make_plan
     from resbench.sweeps.spec import find_file, load_spec
 
-    threads = pool.threads_per_worker(arguments.workers or 1)
     begun = time.monotonic()
-    pool.warm_up(threads)
-    plans = []
-    workers = 0
-    for name in arguments.files:
-        file = find_file(name)
-        spec = load_spec(name, [])
-        workers = max(workers, spec.workers or 1)
-        plans.append((make_plan(spec), file.read_text(encoding="utf-8")))
-    machine = Machine(arguments.workers or workers, threads, pool.gpus())
+    specs = [load_spec(name, []) for name in arguments.files]
+    offer = Offer(
+        Wishes(arguments.workers, memory_check=not arguments.no_memory_check), max(spec.workers or 1 for spec in specs)
+    )
+    pool.warm_up(offer.threads)
+    texts = [find_file(name).read_text(encoding="utf-8") for name in arguments.files]
+    plans = [(make_plan(spec), text) for spec, text in zip(specs, texts, strict=True)]
+    machine, told_of_it = offer.machine(*(plan for plan, _ in plans))
+    print("\n".join(told_of_it), end="\n" if told_of_it else "")
     output_dir = Path(arguments.output_dir).expanduser().resolve()
     left = arguments.time_limit - (time.monotonic() - begun)
     code = run_piece(plans, Path(arguments.state), output_dir, machine, left)

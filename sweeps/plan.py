@@ -7,7 +7,8 @@ found here and not in the middle of the night.
 import copy
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,7 @@ _SHAPE: tuple[keys.Path, ...] = (
     keys.BACKBONE,
     keys.DATA,
     ("budget",),
-    *(("trainer", name) for name in ("devices", "num_nodes", "accumulate_grad_batches")),
+    *(("trainer", name) for name in ("devices", "num_nodes", "accumulate_grad_batches", "strategy", "precision")),
 )
 
 
@@ -188,7 +189,7 @@ class _Facts:
         counted = isinstance(tokens, int) and tokens > 0
         if counted:  # how long a model is trained is no part of its shape
             keys.assign(given, keys.TOKENS, None)
-        shape = dump([keys.look_up(given, path) for path in _SHAPE])
+        shape = shape_of(given)
         rest = given
         for path in _SHAPE:
             if keys.look_up(rest, path) is not None:
@@ -204,11 +205,9 @@ class _Facts:
         return {**facts, "steps": steps, "tokens": steps * per_step}
 
     def _ask(self, config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-        with tempfile.TemporaryDirectory(prefix="resbench-plan-") as folder:
-            path = Path(folder, "cell.yaml")
-            path.write_text(dump(dict(config)), encoding="utf-8")
+        with written(config) as path:
             try:
-                return self._describe(["--config", str(path), *_one_device(config)])
+                return self._describe(["--config", str(path), *one_device(config)])
             except ValueError as error:
                 raise ValueError(f"cell {name!r}: {str(error).replace(str(path), 'its configuration')}") from error
 
@@ -226,7 +225,21 @@ def _with_proportional_tokens(cell: Cell, tokens_per_parameter: float, facts_of:
     return Cell(cell.id, cell.labels, config)
 
 
-def _one_device(config: Mapping[str, Any]) -> list[str]:
+def shape_of(config: Mapping[str, Any]) -> str:
+    """Everything that counts of parameters, FLOPs and memory depend on."""
+    return dump([keys.look_up(config, path) for path in _SHAPE])
+
+
+@contextmanager
+def written(config: Mapping[str, Any]) -> Iterator[Path]:
+    """A configuration as a file for `resbench fit`, for a moment."""
+    with tempfile.TemporaryDirectory(prefix="resbench-plan-") as folder:
+        path = Path(folder, "cell.yaml")
+        path.write_text(dump(dict(config)), encoding="utf-8")
+        yield path
+
+
+def one_device(config: Mapping[str, Any]) -> list[str]:
     """What a run sees of this machine's devices if its configuration leaves their number open: one, however many there are."""
     return ["--trainer.devices=1"] if keys.look_up(config, ("trainer", "devices")) in (None, "auto") else []
 

@@ -38,13 +38,6 @@ def warm_up(threads: int) -> None:
     forkserver.ensure_running()
 
 
-def gpus() -> int:
-    """How many GPUs can be dealt out to the workers in turn."""
-    import torch
-
-    return torch.cuda.device_count()
-
-
 @dataclass(frozen=True)
 class Report:
     """A message from a trial under way. Answer it with `Pool.answer`."""

@@ -24,6 +24,7 @@ from resbench.sweeps.agenda import Agenda, Task
 from resbench.sweeps.deadline import Deadline
 from resbench.sweeps.estimate import Throughput
 from resbench.sweeps.ledger import Entry, Ledger
+from resbench.sweeps.machine import Machine
 from resbench.sweeps.messages import Failed, Job
 from resbench.sweeps.patience import OUTAGES
 from resbench.sweeps.plan import Plan
@@ -41,15 +42,6 @@ _ATTEMPTS = {"died": 2, "store": 5}  # for a run whose process died, or whose tr
 _ONE_BLOW_S = 1.0
 STOP_S = 60.0
 """How long trials may take to save a checkpoint once the sweep is stopped by a signal."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What trials may use: how many at once, CPU threads for each, and the GPUs dealt out to them in turn."""
-
-    workers: int
-    threads: int
-    gpus: int = 0
 
 
 @dataclass
@@ -216,7 +208,7 @@ class Runner:
             tags=self._ledger.tags(planned),
             run_id=run_id,
             threads=self._machine.threads,
-            gpu=slot % self._machine.gpus if self._machine.gpus else None,
+            gpus=self._machine.visible(slot, planned.cell),
             log=self._folder / "logs" / f"{stem}.log",
             lock_folder=self._folder,
         )

@@ -16,11 +16,12 @@ from resbench.sweeps.estimate import throughput
 from resbench.sweeps.keeper import Keeper, mark, marked, shut_out
 from resbench.sweeps.keeper import refusal as keeper_refusal
 from resbench.sweeps.ledger import Ledger
+from resbench.sweeps.machine import Machine
 from resbench.sweeps.patience import Patience
 from resbench.sweeps.patient_ledger import PatientLedger
 from resbench.sweeps.plan import Plan
 from resbench.sweeps.progress import duration
-from resbench.sweeps.run import FIT, Machine, Runner, Summary
+from resbench.sweeps.run import FIT, Runner, Summary
 from resbench.sweeps.search_figures import log_search_figures
 from resbench.sweeps.table import totals
 

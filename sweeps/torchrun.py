@@ -81,6 +81,8 @@ def fit(
         max_restarts=0,  # the sweep starts a run again, from its checkpoint
         start_method="spawn",
     )
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    os.environ["OMP_NUM_THREADS"] = str(max(1, int(threads) // order.devices))  # of each rank
     here, there = get_context("spawn").Pipe()
     relay = _Relay(here, on_validation)
     failed: BaseException | None = None

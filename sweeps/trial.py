@@ -55,7 +55,8 @@ def main(job: Job, connection: Connection, lease: Lease | None = None) -> None:
 
         lock = hold_as_trial(job.lock_folder)
         _exit_if_orphaned()  # after taking the lock: a later sweep either sees the lock or this process leaves
-        _choose_gpu(job.gpu)
+        if job.gpus is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = job.gpus
         os.environ["OMP_NUM_THREADS"] = str(job.threads)  # for a torch still to be imported
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(job.threads)
@@ -87,12 +88,6 @@ def fault_of(error: BaseException) -> Fault:
     if isinstance(error, CannotSave) or (isinstance(error, OSError) and error.errno in _DISK):
         return "disk"
     return "run"
-
-
-def _choose_gpu(gpu: int | None) -> None:
-    if gpu is not None:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible[gpu] if gpu < len(visible) and visible[0] else str(gpu)
 
 
 def _reporter(connection: Connection) -> Callable[[int, float], None]:

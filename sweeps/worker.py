@@ -15,11 +15,13 @@ from resbench.sweeps.database import HEARTBEAT_S, open_shared, opening, storage_
 from resbench.sweeps.estimate import throughput
 from resbench.sweeps.keeper import Keeper, shut_out
 from resbench.sweeps.keeper import refusal as keeper_refusal
+from resbench.sweeps.machine import Machine
 from resbench.sweeps.patience import OUTAGES, Patience
 from resbench.sweeps.patient_ledger import PatientLedger
 from resbench.sweeps.plan import Plan
 from resbench.sweeps.queue import RunQueue
-from resbench.sweeps.run import FIT, Machine, Runner, Summary
+from resbench.sweeps.run import FIT, Runner, Summary
+from resbench.sweeps.search_figures import log_search_figures
 from resbench.sweeps.shared import SharedAgenda
 
 
@@ -94,6 +96,7 @@ def work(
         if not agenda.waits() and not summary.interrupted and not summary.unfit:
             status = "FINISHED" if summary.outcomes.total() == plan.runs else "FAILED"
             patience(lambda: ledger.finish(status, summary.outcomes))
+            log_search_figures(ledger, agenda.searches, console)
         elif agenda.drained and not queue.held():
             patience(lambda: ledger.finish("KILLED", summary.outcomes))
         count = f"{summary.outcomes.total()} of {plan.runs} runs of {name} have a result"

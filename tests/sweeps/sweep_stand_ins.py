@@ -86,6 +86,8 @@ def train(
     _misbehave(model.get("stand_in", {}), checkpoint)
     budget = config["budget"]["tokens"]
     final = final_loss(config)
+    notes = Path(config["output_dir"], "gpus.txt") if "notes_gpus" in model.get("stand_in", {}) else None
+    _note_gpu(notes, +1)
 
     def loss_at(tokens: int) -> float:
         return final * (1 + 1 / tokens) - final / budget
@@ -107,6 +109,7 @@ def train(
         return _end(client, run_id, "pruned", loss, tokens)
     if "peak_gib" in model.get("stand_in", {}):
         client.log_metric(run_id, names.PEAK_GIB, model["stand_in"]["peak_gib"] * final, step=budget)
+    _note_gpu(notes, -1)
     diverged = not math.isfinite(final)
     return _end(client, run_id, "diverged" if diverged else "complete", None if diverged else loss_at(budget), budget)
 
@@ -188,6 +191,12 @@ def final_loss(config: dict[str, Any]) -> float:
     return abs(math.log10(model["learning_rate"]) + 2) + 1 + noise / 100
 
 
+def _note_gpu(notes: Path | None, change: int) -> None:
+    if notes is not None:
+        with notes.open("a") as file:
+            file.write(f"{time.time()} {change} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
+
+
 def _misbehave(wish: dict[str, Any], checkpoint: Path) -> None:
     first_time = not checkpoint.exists()
     if wish.get("raises") == "always" or (
@@ -217,13 +226,14 @@ def run(
     workers: int = 2,
     target: str = "sweep_stand_ins:train",
     real: bool = False,
+    machine: Any = None,
     **more: bool,
 ) -> Any:
     """`resbench sweep run` with the stand-ins; the summary. ``real`` plans with real models."""
     from resbench.sweeps import pool
     from resbench.sweeps.lock import sweep_lock
+    from resbench.sweeps.machine import Machine
     from resbench.sweeps.plan import make_plan
-    from resbench.sweeps.run import Machine
     from resbench.sweeps.session import run_plan
     from resbench.sweeps.spec import load_spec
 
@@ -237,7 +247,7 @@ def run(
             folder=folder,
             output_dir=output_dir,
             tracking_uri=f"sqlite:///{output_dir / 'mlflow.db'}",
-            machine=Machine(workers, 1),
+            machine=machine or Machine(workers, 1),
             target=target,
             **more,
         )
@@ -255,8 +265,8 @@ def work(
 ) -> Any:
     """`resbench sweep worker` with the stand-ins, dead after five silent seconds; the summary."""
     from resbench.sweeps import pool
+    from resbench.sweeps.machine import Machine
     from resbench.sweeps.plan import make_plan
-    from resbench.sweeps.run import Machine
     from resbench.sweeps.spec import load_spec
     from resbench.sweeps.worker import work as work_on
 

@@ -1,0 +1,56 @@
+"""The memory estimate agrees with what a real forward pass keeps, and asks nothing of CUDA."""
+
+import pytest
+import torch
+from harness_support import Argv
+
+from resbench.harness import config, memory
+from resbench.harness.breakdown import ActivationMemory
+from resbench.harness.config import parse
+from resbench.harness.gpus import Gpu
+from resbench.harness.memory import estimate_memory
+
+
+@pytest.mark.parametrize("scheme", ["resnet", "hc", "mhc"])
+def test_activations_are_those_of_a_real_forward_pass(argv: Argv, scheme: str) -> None:
+    arguments = argv(f"--model.scheme={scheme}", "--model.backbone.depth=3")
+    found = estimate_memory([*arguments, "--trainer.precision=bf16-mixed"])
+    cli = parse(arguments)
+    network = cli.model.build(cli.datamodule.vocab_size, cli.datamodule.context_length)
+    measured = ActivationMemory(torch.device("cpu"), network)
+    batch = {name: torch.zeros(4, 32, dtype=torch.int64) for name in ("tokens", "targets")}
+    measured.start()
+    with torch.autocast("cpu", torch.bfloat16):
+        cli.model.loss(batch)
+    measured.end()
+    assert found.activations * 2**30 == pytest.approx(measured.read(), rel=0.02)
+    parameters = sum(p.numel() for p in network.parameters())
+    assert found.weights * 2**30 == 4 * parameters
+    # Weights, gradients and AdamW's two moments in float32: 16 bytes each.
+    assert (found.total - found.activations - memory.CONTEXT_GIB) * 2**30 == pytest.approx(16 * parameters)
+
+
+def test_recomputing_takes_less_and_sharding_too(argv: Argv) -> None:
+    base = argv("--model.scheme=mhc", "--model.backbone.depth=4")
+    whole = estimate_memory(base)
+    half, quarter = (estimate_memory([*base, f"--model.backbone.recompute={length}"]) for length in (4, 2))
+    # A block of r of L sublayers keeps at most r / L of everything, beside what is kept throughout.
+    assert whole.activations > half.activations > quarter.activations > whole.activations / 4
+    sharded = estimate_memory([*base, "--trainer.devices=2", "--trainer.strategy=fsdp2"])
+    assert sharded.weights == whole.weights / 2
+    assert sharded.activations == pytest.approx(whole.activations)
+
+
+def test_planning_on_a_machine_with_gpus_initialises_no_cuda(argv: Argv, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that did could not fork one that trains."""
+
+    def initialised() -> None:
+        raise AssertionError("CUDA was initialised")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", initialised)
+    for capability, precision in (((9, 0), "bf16-mixed"), ((7, 0), "32-true")):
+        monkeypatch.setattr(config, "inventory", lambda c=capability: (Gpu("GPU-a", "a", 80.0, c),))
+        assert parse([*argv(), "--trainer.accelerator=auto"]).config.trainer.precision == precision
+    estimate_memory([*argv(), "--trainer.accelerator=auto", "--trainer.devices=1"])
