@@ -209,6 +209,11 @@ class Ledger:
         """The last value of everything a run measured, by name."""
         return dict(self._client.get_run(entry.run_id).data.metrics)
 
+    def has_figures(self, folder: str) -> bool:
+        """Whether something is kept with the parent run under that path."""
+        assert self.parent_id is not None
+        return bool(self._client.list_artifacts(self.parent_id, folder))
+
     def log_figure(self, figure: "Figure", path: str) -> None:
         """Keep a figure with the parent run."""
         assert self.parent_id is not None

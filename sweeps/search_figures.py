@@ -38,7 +38,7 @@ def log_search_figures(ledger: Ledger, searches: Mapping[str, CellSearch], conso
     """Draw every search that is complete. What cannot be drawn or stored is said and does no harm: the results are there already."""
     for cell, search in searches.items():
         try:
-            if search.complete():
+            if search.complete() and not ledger.has_figures(f"search/{cell}"):
                 for name, figure in draw(search.study, cell, search.step).items():
                     ledger.log_figure(figure, f"search/{cell}/{name}.png")
         except Exception as error:

@@ -20,6 +20,14 @@ def database() -> Iterator[Postgres]:
         yield running
 
 
+@pytest.fixture(autouse=True)
+def figures_of_searches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn only in tests marked ``figures``: they take longer than a sweep of stand-ins."""
+    if request.node.get_closest_marker("figures") is None:
+        for name in ("session", "worker"):
+            monkeypatch.setattr(f"resbench.sweeps.{name}.log_search_figures", lambda *_: None)
+
+
 @pytest.fixture
 def sweep_file(tmp_path: Path) -> Callable[..., Path]:
     """Write a sweep of stand-in runs: 5 cells x 2 seeds."""

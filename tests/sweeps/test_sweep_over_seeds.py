@@ -99,6 +99,7 @@ def test_a_seed_that_diverges_ends_the_trial(trial: Any) -> None:
     assert len(seeds) == 1
 
 
+@pytest.mark.figures
 def test_a_sweep_with_several_seeds_per_trial(sweep_file: Sweep, output_dir: Path) -> None:
     """Two trials of five seeds: the pruner sees seeds as its steps, the books see two trials, and the search's figures are kept."""
     file = sweep_file(
