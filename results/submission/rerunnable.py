@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from resbench.architectures.registry import Kind, available
+from resbench.tasks.python_source import SYMBOLS
 
 TRAINER = {
     "accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
@@ -129,7 +130,7 @@ def _plugin(kind: Kind, value: Any, where: str, given: Mapping[str, Any]) -> Ite
                 "scheme", argument, place, {}
             )  # `wide` is matched to another scheme; nothing else takes a class
         elif kind == "task" and name in FROM_FILES and argument is not None and name not in given:
-            if not (name == "root" and argument in SYMBOLS):
+            if not (name == "root" and _everywhere(argument)):
                 yield f"{place}: {str(argument)[:60]!r} is a place of the submitter's; give your copy of the data with --data {name}=PLACE"
         elif kind == "task" and name == "tokenizer" and argument is not None and name not in given:
             if not (argument == "bytes" or re.fullmatch(r"bpe:\d{1,6}", str(argument))):
@@ -138,8 +139,9 @@ def _plugin(kind: Kind, value: Any, where: str, given: Mapping[str, Any]) -> Ite
             yield from _value(name, argument, place)
 
 
-SYMBOLS = ("stdlib", "site-packages")
-"""Places that mean something on every machine."""
+def _everywhere(root: Any) -> bool:
+    """Whether a root names only folders that every machine has."""
+    return all(isinstance(name, str) and name in SYMBOLS for name in (root if isinstance(root, list) else [root]))
 
 
 def _value(name: str, value: Any, where: str) -> Iterator[str]:

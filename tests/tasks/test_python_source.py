@@ -83,6 +83,40 @@ def test_reading_again_uses_the_cache(tree: Path, tmp_path: Path, monkeypatch: p
     assert again.unigram_bits_per_byte == first.unigram_bits_per_byte
 
 
+def test_several_directories_are_one_corpus(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "extra.py").write_text("extra = 1\n")
+    whole = PythonSource(
+        [str(tree / "package0"), str(tree / "package1"), str(tmp_path / "more")],
+        cache_dir=str(tmp_path / "cache"),
+        context_length=8,
+        val_fraction=0.3,
+    )
+    whole.setup("fit")
+    train, validation = texts(whole)
+    assert len(train + validation) == 41
+    assert "extra = 1\n" in train + validation
+    assert whole.expected_bytes() == sum(
+        file.stat().st_size for file in [*tree.rglob("*.py"), tmp_path / "more" / "extra.py"]
+    )
+    with pytest.raises(ValueError, match="a directory twice"):
+        PythonSource([str(tree), str(tree / ".." / "tree")])
+    with pytest.raises(ValueError, match="an empty list"):
+        PythonSource([])
+
+
+def test_the_packages_beside_pytorch_have_a_name() -> None:
+    (packages, skipped), (library, _) = PythonSource(["site-packages", "stdlib"]).roots
+    assert (packages / "torch" / "__init__.py").exists()
+    assert "resbench" in skipped
+    assert library == Path(sysconfig.get_path("stdlib")).resolve()
+
+
+def test_too_little_text_is_said(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"min_megabytes=1: .* has 0\.0 million bytes of Python source"):
+        make(tree, tmp_path / "cache", min_megabytes=1)
+
+
 def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "blank.py").write_text("")
