@@ -150,9 +150,7 @@ def _parser() -> argparse.ArgumentParser:
         default=540,
         help="seconds for the runs; writing takes a few more (default: %(default)s)",
     )
-    piece.add_argument(
-        "--workers", metavar="N", type=_positive, help="runs at once (default: the most that a file says)"
-    )
+    piece.add_argument("--workers", metavar="N", type=_positive, help="runs at once (default: what each file says)")
     piece.add_argument(
         "--output-dir",
         metavar="DIR",

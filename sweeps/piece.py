@@ -37,16 +37,15 @@ ARTIFACT_LIMIT = 2**20
 
 
 def run_piece(
-    plans: Sequence[tuple[Plan, str]],
+    plans: Sequence[tuple[Plan, str, Machine]],
     state: Path,
     output_dir: Path,
-    machine: Machine,
     time_limit_s: float,
     *,
     target: str = FIT,
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
-    """Take up the state, run the plans (each with its file's text) until the time is over, and write the state.
+    """Take up the state, run the plans (each with its file's text and what its trials may use) until the time is over, and write the state.
 
     Returns 0 when every run of every plan has its result, 75 if there is more to do, 1 if a run failed or none fits in the time.
     Raises what `run_plan` and `import_runs` raise; the state is then as it was.
@@ -55,12 +54,12 @@ def run_piece(
     output_dir.mkdir(parents=True, exist_ok=True)
     state.mkdir(parents=True, exist_ok=True)
     uri = default_tracking_uri(output_dir)
-    for plan, _ in plans:
+    for plan, _, _ in plans:
         _same_plan(state, plan)
     known = restore(state, output_dir, uri)
     codes: list[int] = []
     try:
-        for plan, text in plans:
+        for plan, text, machine in plans:
             left = time_limit_s - (clock() - begun)
             if left < SHORTEST_S and codes:
                 codes.append(EX_TEMPFAIL)
@@ -83,7 +82,7 @@ def run_piece(
             if summary.interrupted and not summary.out_of_time:
                 break
     finally:
-        save(state, output_dir, uri, [plan.spec.name for plan, _ in plans], known)
+        save(state, output_dir, uri, [plan.spec.name for plan, _, _ in plans], known)
     return EX_TEMPFAIL if EX_TEMPFAIL in codes else max(codes)
 
 
@@ -155,17 +154,19 @@ def main(arguments: argparse.Namespace) -> int:
 
     begun = time.monotonic()
     specs = [load_spec(name, []) for name in arguments.files]
-    offer = Offer(
-        Wishes(arguments.workers, memory_check=not arguments.no_memory_check), max(spec.workers or 1 for spec in specs)
-    )
-    pool.warm_up(offer.threads)
-    texts = [find_file(name).read_text(encoding="utf-8") for name in arguments.files]
-    plans = [(make_plan(spec), text) for spec, text in zip(specs, texts, strict=True)]
-    machine, told_of_it = offer.machine(*(plan for plan, _ in plans))
-    print("\n".join(told_of_it), end="\n" if told_of_it else "")
+    wishes = Wishes(arguments.workers, memory_check=not arguments.no_memory_check)
+    offers = [Offer(wishes, spec.workers) for spec in specs]
+    pool.warm_up(min(offer.threads for offer in offers))  # read once, when the fork server starts
+    plans = []
+    for name, spec, offer in zip(arguments.files, specs, offers, strict=True):
+        plan = make_plan(spec)
+        machine, told_of_it = offer.machine(plan)
+        for line in told_of_it:
+            print(line)
+        plans.append((plan, find_file(name).read_text(encoding="utf-8"), machine))
     output_dir = Path(arguments.output_dir).expanduser().resolve()
     left = arguments.time_limit - (time.monotonic() - begun)
-    code = run_piece(plans, Path(arguments.state), output_dir, machine, left)
+    code = run_piece(plans, Path(arguments.state), output_dir, left)
     told = {
         0: "Everything is done.",
         EX_TEMPFAIL: "There is more to do: the same command goes on, here or on a fresh machine with",

@@ -19,10 +19,11 @@ def main(argv: Sequence[str]) -> int:
     from resbench.results.runs import load_runs
     from resbench.results.scaling.report import print_scaling
     from resbench.results.scaling.study import scaling
+    from resbench.results.source import open_source
 
-    uri = arguments.tracking_uri or default_tracking_uri(arguments.output_dir)
-    runs = load_runs(uri)
-    chosen = choose_study(runs, arguments.study, uri)
+    source = open_source(arguments.files or arguments.tracking_uri or default_tracking_uri(arguments.output_dir))
+    runs = load_runs(source)
+    chosen = choose_study(runs, arguments.study, source.name)
     folder = Path(arguments.out) if arguments.out else Path(arguments.output_dir) / "scaling" / folder_name(chosen)
     folder.mkdir(parents=True, exist_ok=True)  # one that cannot be had is said before anything is fitted
     found = scaling(runs[runs["study"] == chosen], chosen, arguments.resamples)
@@ -56,6 +57,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--study", metavar="NAME", help="sweep (or experiment) to fit; default: the latest")
     add(
         "--tracking-uri", metavar="URI", help="MLflow store; default: MLFLOW_TRACKING_URI, else the one in --output-dir"
+    )
+    add(
+        "--from",
+        dest="files",
+        metavar="FILE",
+        nargs="+",
+        type=Path,
+        default=[],
+        help="read these files of `resbench runs export` (or submissions, .json) instead of a store",
     )
     add("--output-dir", metavar="DIR", default="runs", help="where runs were written (default: %(default)s)")
     add("--out", metavar="DIR", help="where to write; default: OUTPUT_DIR/scaling/STUDY")

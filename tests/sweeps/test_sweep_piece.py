@@ -55,7 +55,7 @@ def planned(folder: Path, text: str = SWEEP) -> tuple[Plan, str]:
 
 def piece(plan: tuple[Plan, str], state: Path, output_dir: Path, seconds: float) -> int:
     pool.warm_up(1)
-    return run_piece([plan], state, output_dir, Machine(1, 1), seconds, target="sweep_stand_ins:train")
+    return run_piece([(*plan, Machine(1, 1))], state, output_dir, seconds, target="sweep_stand_ins:train")
 
 
 class FourRuns(Deadline):
