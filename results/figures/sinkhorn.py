@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -19,6 +21,9 @@ FLOOR = 1e-8
 
 UNKNOWN = 0
 """Stands for a number of streams that was not logged."""
+
+BUDGET = r", t = \d+"
+"""How labels name it (`resbench.results.cells`)."""
 
 ERRORS = {"column_error": "columns", "row_error": "rows"}
 
@@ -49,14 +54,17 @@ def error_against_budget(numbers: pd.DataFrame) -> Drawing:
         sinkhorn_iterations=lambda table: table["sinkhorn_iterations"].astype(float),
         n_streams=lambda table: table["n_streams"].astype("Int64").fillna(UNKNOWN).astype(int),
     )
-    found = list(long.groupby(["scheme", "task", "size", "setting", "n_streams"], sort=False, dropna=False))
+    long = long.assign(
+        variant=[_variant(str(label), str(scheme)) for label, scheme in zip(long["label"], long["scheme"], strict=True)]
+    )
+    found = list(long.groupby(["variant", "scheme", "task", "size", "setting", "n_streams"], sort=False, dropna=False))
     drawn = found[:MOST_PANELS]
     with house_style():
         columns = columns_for(len(drawn))
         rows = -(-len(drawn) // columns)
         figure = Figure(figsize=(max(5.2, 3.6 * columns), 3.2 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-        for axes, ((scheme, task, size, setting, n), of_panel) in zip(grid.flat, drawn, strict=False):
+        for axes, ((variant, scheme, task, size, setting, n), of_panel) in zip(grid.flat, drawn, strict=False):
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
             colour = scheme_colour(str(scheme))
@@ -71,7 +79,7 @@ def error_against_budget(numbers: pd.DataFrame) -> Drawing:
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.yaxis.set_major_locator(LogLocator(numticks=6))
             about = [
-                plain(str(scheme)),
+                plain(str(variant)),
                 "" if n == UNKNOWN else f"n = {n}",
                 size,
                 setting,
@@ -89,3 +97,8 @@ def error_against_budget(numbers: pd.DataFrame) -> Drawing:
             "is normalised last is exact; the other one shows what the budget leaves."
         )
         return rendered(NAME, title, caption + left_out(len(found)), numbers, figure)
+
+
+def _variant(label: str, scheme: str) -> str:
+    """What a panel shows: the label without the budget, which is the axis; the scheme where a label of one's own hides it."""
+    return re.sub(BUDGET, "", label) if re.search(BUDGET, label) else scheme
