@@ -17,6 +17,7 @@ from resbench.results.figures.study import draw_study
 from resbench.results.leaderboard import Leaderboard, to_csv, to_json
 from resbench.results.markdown import to_markdown
 from resbench.results.site.build import METHOD, PAGE, Rules, build_site
+from resbench.results.site.scaling import laws_of
 from resbench.results.source import Where, open_source
 from resbench.results.tracks import load_tracks
 
@@ -33,7 +34,9 @@ def files_of(leaderboard: Leaderboard, where: Where, rules: Rules | None = None)
     run_ids = [str(run_id) for run_id in leaderboard.runs["run_id"]]
     curves, profiles = load_curves(source, run_ids, METRICS), load_profiles(source, run_ids)
     drawings = draw_study(leaderboard, curves, profiles, load_accuracies(source, run_ids))
-    site = build_site(leaderboard, source, drawings, curves, profiles, rules or Rules(load_tracks()))
+    site = build_site(
+        leaderboard, source, drawings, curves, profiles, rules or Rules(load_tracks()), laws_of(leaderboard)
+    )
     files: dict[str, str | bytes] = {}
     for drawing in (*drawings, *site.drawings):
         files |= figure_files(drawing)

@@ -1,5 +1,6 @@
-"""The README's pictures, taken anew from a store: the leaderboard page and MLflow's comparison of one run per scheme.
+"""The README's pictures, taken anew: the leaderboard's index and a scheme's page, and, from a store, MLflow's comparison of one run per scheme.
 
+python -m resbench.results.screenshots --from results/published/demo/runs.zip --study demo --out docs
 python -m resbench.results.screenshots --tracking-uri sqlite:///runs/mlflow.db --study demo --out docs
 """
 
@@ -19,8 +20,12 @@ from resbench.harness import names
 from resbench.harness.errors import one_screen
 from resbench.results.browser import chromium, mlflow_server
 from resbench.results.leaderboard import Leaderboard, make_leaderboard
-from resbench.results.publish import PAGE, files_of, write_files
+from resbench.results.publish import PAGE, Rules, files_of, write_files
+from resbench.results.ranking import REFERENCE
 from resbench.results.runs import load_runs
+from resbench.results.site.environment import scheme_link
+from resbench.results.source import open_source
+from resbench.results.tracks import load_tracks, place
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -31,7 +36,7 @@ MOST_RUNS = 6
 
 
 def picture_leaderboard(page: Path, target: Path, *, width: int = 1440, height: int = 1280) -> None:
-    """A PNG of the top of a leaderboard page, `width` x `height` CSS pixels."""
+    """A PNG of the top of one of a leaderboard's pages, `width` x `height` CSS pixels."""
     with chromium(width, height) as driver:
         driver.get(page.resolve().as_uri())
         driver.save_screenshot(str(target))
@@ -105,20 +110,32 @@ def runs_to_compare(leaderboard: Leaderboard) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write `leaderboard.png` and `mlflow-compare.png` into the folder asked for; returns the exit status."""
+    """Write `leaderboard.png` and `scheme.png`, and `mlflow-compare.png` if the runs are in a store; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m resbench.results.screenshots", description="Take the README's pictures from a store."
+        prog="python -m resbench.results.screenshots",
+        description="Take the README's pictures from a store or an exported file.",
     )
-    parser.add_argument("--tracking-uri", required=True, metavar="URI")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--tracking-uri", metavar="URI")
+    where.add_argument("--from", dest="file", type=Path, metavar="FILE", help="a file of `resbench runs export`")
     parser.add_argument("--study", required=True, metavar="NAME")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    leaderboard = make_leaderboard(load_runs(arguments.tracking_uri, arguments.study), arguments.study)
+    source, tracks = open_source(arguments.file or arguments.tracking_uri), load_tracks()
+    placed = place(load_runs(source, arguments.study), source, tracks)
+    leaderboard = make_leaderboard(placed.runs, arguments.study)
+    shown = next((cell.scheme for cell in leaderboard.cells if not cell.is_reference), REFERENCE)
     with TemporaryDirectory(prefix="resbench-pictures-") as folder:
-        write_files(Path(folder), files_of(leaderboard, arguments.tracking_uri))
-        picture_leaderboard(Path(folder) / PAGE, arguments.out / "leaderboard.png")
-    picture_comparison(arguments.tracking_uri, runs_to_compare(leaderboard), arguments.out / "mlflow-compare.png")
+        site = Path(folder)
+        write_files(site, files_of(leaderboard, source, Rules(tracks, placed.reasons)))
+        picture_leaderboard(site / PAGE, arguments.out / "leaderboard.png", height=1790)
+        preferred = "mhc" if any(cell.scheme == "mhc" for cell in leaderboard.cells) else shown
+        picture_leaderboard(
+            site / scheme_link(preferred, "").href, arguments.out / "scheme.png", width=1200, height=1500
+        )
+    if arguments.tracking_uri:
+        picture_comparison(arguments.tracking_uri, runs_to_compare(leaderboard), arguments.out / "mlflow-compare.png")
     return 0
 
 

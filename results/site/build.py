@@ -13,10 +13,11 @@ from resbench.results.figures.numbers import curve_numbers, gain_numbers
 from resbench.results.figures.scheme import scheme_figure
 from resbench.results.figures.style import label_order
 from resbench.results.leaderboard import Leaderboard
-from resbench.results.site.environment import scheme_link, slug
+from resbench.results.site.environment import Navigation, scheme_link, slug
 from resbench.results.site.index import index_page
 from resbench.results.site.method import method_page
 from resbench.results.site.reproduce import configurations, recipe
+from resbench.results.site.scaling import Laws, scaling_page
 from resbench.results.site.scheme import scheme_page
 from resbench.results.site.source_text import scheme_text
 from resbench.results.source import RunSource
@@ -24,6 +25,7 @@ from resbench.results.tracks import Track
 
 PAGE = "index.html"
 METHOD = "method.html"
+SCALING = "scaling.html"
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def build_site(
     curves: pd.DataFrame,
     profiles: pd.DataFrame,
     rules: Rules,
+    laws: Laws | None = None,
 ) -> Site:
     """Every page of a study.
 
@@ -58,10 +61,12 @@ def build_site(
         drawings: the study's figures, for the index.
         curves, profiles: of `load_curves` and `load_profiles`, which the figures were drawn from.
         rules: the tracks.
+        laws: what could be fitted over the study's sizes and budgets, if anything.
     """
     names = sorted({cell.scheme for cell in leaderboard.cells}, key=lambda scheme: label_order(scheme, scheme))
     links = {name: scheme_link(name, printable(name)) for name in names}
-    schemes = list(links.values())
+    scaling = None if laws is None else scaling_page(leaderboard, Navigation(list(links.values()), True), laws)
+    navigation = Navigation(list(links.values()), scaling is not None)
     found = configurations(leaderboard, source)
     over_training, through_depth = curve_numbers(leaderboard, curves), gain_numbers(leaderboard, profiles)
     files: dict[str, str | bytes] = dict(found.files)
@@ -71,7 +76,14 @@ def build_site(
         own.append(drawing)
         cells = [cell for cell in leaderboard.cells if cell.scheme == name]
         text = scheme_text(name)
-        files[link.href] = scheme_page(name, link, leaderboard, schemes, text, drawing, recipe(cells, found))
-    files[METHOD] = method_page(leaderboard, schemes, rules.tracks)
-    files[PAGE] = index_page(leaderboard, drawings, schemes, rules.tracks, rules.reasons)
+        files[link.href] = scheme_page(name, link, leaderboard, navigation, text, drawing, recipe(cells, found))
+    if laws is not None and scaling is not None:
+        files[SCALING] = scaling
+        files |= {
+            f"scaling/{name}.csv": table.to_csv(index=False, lineterminator="\n")
+            for name, table in laws.scaling.tables().items()
+        }
+        own += laws.drawings
+    files[METHOD] = method_page(leaderboard, navigation, rules.tracks)
+    files[PAGE] = index_page(leaderboard, drawings, navigation, rules.tracks, rules.reasons)
     return Site(files, own)

@@ -32,16 +32,23 @@ class SchemeLink:
     colour: str
 
 
-def render(
-    template: str, here: str, root: str, schemes: Sequence[SchemeLink], *, table: bool = False, **content: Any
-) -> str:
+@dataclass(frozen=True)
+class Navigation:
+    """The pages a reader can go to from every page: one for each scheme, and the scaling page where a study has one."""
+
+    schemes: Sequence[SchemeLink]
+    scaling: bool = False
+
+
+def render(template: str, here: str, root: str, navigation: Navigation, *, table: bool = False, **content: Any) -> str:
     """A page. ``here`` is its own place in the navigation, ``root`` the way to the index's folder; ``table`` gives it the table's script."""
     theme, script = (_template(name).render() for name in ("theme.js", "page.js"))
     hashes = " ".join(f"'sha256-{_hash(text)}'" for text in ([theme, script] if table else [theme]))
     page: str = _template(template).render(
         here=here,
         root=root,
-        schemes=schemes,
+        schemes=navigation.schemes,
+        scaling=navigation.scaling,
         theme_script=Markup(theme),
         table_script=Markup(script) if table else None,
         script_hashes=Markup(hashes),

@@ -10,7 +10,7 @@ from resbench.results.columns import NOTHING, printable
 from resbench.results.figures.drawing import Drawing
 from resbench.results.figures.style import styles
 from resbench.results.leaderboard import Leaderboard
-from resbench.results.site.environment import SchemeLink, inline_svg, is_wide, render
+from resbench.results.site.environment import Navigation, inline_svg, is_wide, render
 from resbench.results.site.rows import VIEWS, facets_of, table_columns, table_row, view_of, why_empty
 from resbench.results.tracks import Track
 
@@ -28,7 +28,7 @@ FACETS = {
 def index_page(
     leaderboard: Leaderboard,
     figures: Sequence[Drawing],
-    schemes: Sequence[SchemeLink],
+    navigation: Navigation,
     tracks: Sequence[Track],
     reasons: Mapping[str, str],
 ) -> str:
@@ -43,7 +43,7 @@ def index_page(
         "index.html",
         "index",
         "",
-        schemes,
+        navigation,
         table=True,
         study=leaderboard.study,
         notes=leaderboard.notes,

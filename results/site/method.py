@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from resbench.results.leaderboard import Leaderboard
-from resbench.results.site.environment import SchemeLink, render
+from resbench.results.site.environment import Navigation, render
 from resbench.results.site.equations import inline, read_docstring
 from resbench.results.site.index import track_facts
 from resbench.results.site.method_text import SECTIONS
@@ -13,7 +13,7 @@ from resbench.results.statistics import CONFIDENCE, POWER
 from resbench.results.tracks import Track
 
 
-def method_page(leaderboard: Leaderboard, schemes: Sequence[SchemeLink], tracks: Sequence[Track]) -> str:
+def method_page(leaderboard: Leaderboard, navigation: Navigation, tracks: Sequence[Track]) -> str:
     """The page at `method.html`."""
     numbers = {
         "{confidence}": f"{100 * CONFIDENCE:.0f}",
@@ -37,7 +37,7 @@ def method_page(leaderboard: Leaderboard, schemes: Sequence[SchemeLink], tracks:
         "method.html",
         "method",
         "",
-        schemes,
+        navigation,
         study=leaderboard.study,
         sections=sections,
         tracks=[

@@ -51,6 +51,7 @@ WHY_EMPTY = {
     "within": "the reference, or fewer than two pairs",
     "holm_p": "the reference, or fewer than two pairs",
     "verdict": "the reference, or fewer than two pairs",
+    "pairs": "the reference, or no seed in common with it",
     "n_streams": "the scheme has a single stream",
     "sinkhorn_iterations": "the scheme has no Sinkhorn budget",
 }

@@ -14,7 +14,7 @@ from resbench.results.figures.drawing import Drawing
 from resbench.results.figures.style import scheme_colour, styles
 from resbench.results.leaderboard import Leaderboard
 from resbench.results.ranking import REFERENCE, verdict
-from resbench.results.site.environment import SchemeLink, inline_svg, render
+from resbench.results.site.environment import Navigation, SchemeLink, inline_svg, render
 from resbench.results.site.equations import Prose, read_docstring
 from resbench.results.site.reproduce import Recipe
 from resbench.results.site.rows import table_columns, table_row, view_of
@@ -45,7 +45,7 @@ def scheme_page(
     name: str,
     link: SchemeLink,
     leaderboard: Leaderboard,
-    schemes: Sequence[SchemeLink],
+    navigation: Navigation,
     text: SchemeText | None,
     drawing: Drawing,
     recipe: Recipe,
@@ -58,7 +58,7 @@ def scheme_page(
         "scheme.html",
         link.href,
         "../",
-        schemes,
+        navigation,
         table=True,
         study=leaderboard.study,
         reference=REFERENCE,

@@ -285,7 +285,7 @@ def test_mlflow_shows_the_runs_and_compares_them(demo: Leaderboard, store: Store
 @pytest.mark.slow
 def test_the_readme_s_pictures_can_be_taken(store: Store, tmp_path: Path) -> None:
     assert screenshots.main(["--tracking-uri", store.uri, "--study", "demo", "--out", str(tmp_path / "docs")]) == 0
-    for name in ("leaderboard.png", "mlflow-compare.png"):
+    for name in ("leaderboard.png", "scheme.png", "mlflow-compare.png"):
         picture = (tmp_path / "docs" / name).read_bytes()
         assert picture.startswith(b"\x89PNG")
         assert len(picture) > 20_000

@@ -6,11 +6,13 @@ import json
 import re
 import shlex
 import shutil
+from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 import simulated
+import simulated_laws
 import yaml
 
 from resbench.architectures import registry
@@ -19,10 +21,12 @@ from resbench.results import publish
 from resbench.results.columns import COLUMNS
 from resbench.results.leaderboard import Leaderboard, make_leaderboard
 from resbench.results.runs import load_runs
-from resbench.results.site.environment import slug
+from resbench.results.scaling.study import scaling
+from resbench.results.site.environment import Navigation, slug
 from resbench.results.site.equations import inline, math, read_equations
 from resbench.results.site.method_text import SECTIONS
 from resbench.results.site.rows import VIEW_OF, table_columns, table_row, why_empty
+from resbench.results.site.scaling import laws_of, scaling_page
 from resbench.results.site.scheme import read_definition
 from resbench.results.site.source_text import scheme_text
 
@@ -213,3 +217,19 @@ def test_links_between_pages_lead_to_pages(demo_files: Files, hostile_files: Fil
                 if not target.startswith("https://arxiv.org/abs/"):
                     there = (Path("/") / name).parent / target
                     assert str(Path(*Path(str(there)).resolve().parts[1:])) in files, (name, target)
+
+
+def test_a_ladder_has_a_scaling_page_and_two_sizes_have_none(
+    demo: Leaderboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert laws_of(demo) is None
+    monkeypatch.setattr("resbench.results.site.scaling.scaling", partial(scaling, resamples=20))
+    ladder = make_leaderboard(simulated_laws.ladder({"resnet": 1.0, "mhc": 1.3}, seeds=2), "laws")
+    laws = laws_of(ladder)
+    assert laws is not None
+    html = scaling_page(ladder, Navigation([], True), laws)
+    assert html.count("<figure ") == 5
+    assert html.count("Not drawn: ") == sum(not drawing.svg for drawing in laws.drawings)
+    shown = {row["label"]: row["alpha"] for row in laws.scaling.laws.to_dict(orient="records")}
+    for alpha in shown.values():
+        assert f">{alpha:.4g}<" in html
