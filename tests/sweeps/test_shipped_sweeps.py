@@ -4,6 +4,7 @@ import functools
 import io
 import itertools
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+import resbench.results.published
 from resbench.architectures.registry import available
 from resbench.harness.fit import fit
 from resbench.harness.shortnames import short_name
@@ -133,6 +135,26 @@ def test_the_schemes_sweep_has_every_built_in_scheme() -> None:
     plan = plan_of("schemes")
     swept = {short_name("scheme", cell.cell.config["model"]["scheme"]["class_path"]) for cell in plan.cells}
     assert swept == {name for name, plugin in available("scheme").items() if plugin.distribution == "resbench"}
+
+
+STUDY = Path(resbench.results.published.__path__[0]) / "h200-2026"
+
+
+def test_the_study_on_one_h200_is_what_its_page_says() -> None:
+    """Planned without building models; the ladder's learning rate falls as one over the width."""
+    rows = re.findall(r"^\| \[(\w+)\.yaml\].*\| (\d+) \| \S+ \| (\d+) \|$", (STUDY / "README.md").read_text(), re.M)
+    assert sorted(name for name, _, _ in rows) == sorted(file.stem for file in STUDY.glob("*.yaml"))
+    for name, runs, workers in rows:
+        plan = make_plan(load_spec(STUDY / f"{name}.yaml"), uncounted)
+        assert (plan.runs, plan.spec.workers) == (int(runs), int(workers)), name
+        assert plan.spec.name == f"h200-{name}"
+        data = [cell.cell.config["data"]["init_args"] for cell in plan.cells]
+        assert all(one["root"] == "site-packages" and one["min_megabytes"] == 100 for one in data)
+    ladder = make_plan(load_spec(STUDY / "ladder.yaml"), uncounted)
+    widths = {"400k": 96, "1m": 128, "3m": 192, "7m": 256, "15m": 320}
+    for cell in ladder.cells:
+        rate = cell.cell.config["model"]["learning_rate"]
+        assert rate == pytest.approx(6e-3 * 192 / widths[cell.cell.labels["size"]])
 
 
 def covering(plan: Plan) -> list[Cell]:
