@@ -106,7 +106,7 @@ def test_a_sweep_with_several_seeds_per_trial(sweep_file: Sweep, output_dir: Pat
         "exclude: [{scheme: [hc, mhc]}]\nsearch: {trials: 2, seed: 77, sampler: random, pruner: wilcoxon, seeds_per_trial: 5,"
         " space: {model.learning_rate: {low: 1e-4, high: 1.0, log: true}}}"
     )
-    summary = sweep_stand_ins.run(file, output_dir)
+    summary = sweep_stand_ins.run(file, output_dir, workers=1)  # the second trial begins when the first has ended
     assert summary.complete
     client = MlflowClient(f"sqlite:///{output_dir / 'mlflow.db'}")
     (experiment,) = [e.experiment_id for e in client.search_experiments() if e.name == "stand-in"]
