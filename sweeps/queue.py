@@ -23,7 +23,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState, create_trial
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import Connection, case, func, insert, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from resbench.sweeps.database import HEARTBEAT_S
@@ -100,9 +100,12 @@ class RunQueue:
     def add(self, keys: Iterable[str]) -> None:
         """Queue the keys that were never queued."""
         known = self.latest()
-        for key in keys:
-            if key not in known:
-                self._append(key, serial=0, deaths=0)
+        new = [key for key in keys if key not in known]
+        with self._guard, self._storage.engine.begin() as connection:  # all or none, in four statements a thousand
+            last = connection.execute(select(func.max(TRIALS.c.number)).where(TRIALS.c.study_id == self._id)).scalar()
+            first = 0 if last is None else last + 1
+            for at in range(0, len(new), 1000):
+                self._insert(connection, first + at, new[at : at + 1000])
 
     def latest(self) -> dict[str, Attempt]:
         """The last attempt at each key. One query for what is not settled, and one more for attempts that are new or have ended since."""
@@ -140,19 +143,30 @@ class RunQueue:
         ]
 
     def claim(self, attempt: Attempt, worker: str) -> bool:
-        """Whether the attempt, one of `latest`, is this worker's now: all of it happens, with its first heartbeat, or nothing."""
-        waiting = select(TRIALS.c.trial_id).where(
-            TRIALS.c.trial_id == attempt.trial_id, TRIALS.c.state == TrialState.WAITING
+        """Whether the attempt, one of `latest`, is this worker's now."""
+        return self.claim_one([attempt], worker) is not None
+
+    def claim_one(self, attempts: Sequence[Attempt], worker: str) -> Attempt | None:
+        """The first of the attempts (of `latest`) that nobody else has or is about to have; it is this worker's now, with its first heartbeat.
+
+        None if there is none. What happens, happens as a whole.
+        """
+        offered = {attempt.trial_id: attempt for attempt in attempts}
+        waiting = select(TRIALS.c.trial_id).where(TRIALS.c.trial_id.in_(offered), TRIALS.c.state == TrialState.WAITING)
+        waiting = waiting.order_by(
+            case({trial_id: place for place, trial_id in enumerate(offered)}, value=TRIALS.c.trial_id)
         )
         with self._guard, self._storage.engine.begin() as connection:
-            if connection.execute(waiting.with_for_update(skip_locked=True)).first() is None:
-                return False
+            trial_id = connection.execute(waiting.limit(1).with_for_update(skip_locked=True)).scalar()
+            if trial_id is None:
+                return None
+            attempt = offered[trial_id]
             first_beat(connection, self._storage, attempt.trial_id)
             attribute = {"trial_id": attempt.trial_id, "key": "worker", "value_json": json.dumps(worker)}
             connection.execute(insert(_ATTRIBUTES).values(attribute))
             running = {"state": TrialState.RUNNING, "datetime_start": database_now(self._storage)}
             connection.execute(update(TRIALS).where(TRIALS.c.trial_id == attempt.trial_id).values(running))
-        return True
+        return attempt
 
     def beat(self, attempts: Collection[Attempt]) -> set[str]:
         """Say that the attempts' worker lives; the keys of those that are still its own."""
@@ -215,6 +229,21 @@ class RunQueue:
         noted = select(_NOTES.c.value_json).where(_NOTES.c.study_id == self._id, _NOTES.c.key == name)
         with self._storage.engine.connect() as connection:
             return connection.execute(noted).scalar()
+
+    def _insert(self, connection: Connection, number: int, keys: Sequence[str]) -> None:
+        """First attempts, as `_append` would write them one by one."""
+        rows = [
+            {"study_id": self._id, "number": number + place, "state": TrialState.WAITING} for place in range(len(keys))
+        ]
+        connection.execute(insert(TRIALS), rows)
+        numbers = TRIALS.c.number.between(number, number + len(keys) - 1)
+        made = select(TRIALS.c.trial_id).where(TRIALS.c.study_id == self._id, numbers).order_by(TRIALS.c.number)
+        attributes = [
+            {"trial_id": trial_id, "key": name, "value_json": json.dumps(value)}
+            for trial_id, key in zip(connection.execute(made).scalars(), keys, strict=True)
+            for name, value in (("key", key), ("serial", 0), ("deaths", 0))
+        ]
+        connection.execute(insert(_ATTRIBUTES), attributes)
 
     def _append(self, key: str, serial: int, deaths: int, reason: str = "") -> None:
         attrs = {"key": key, "serial": serial, "deaths": deaths} | ({"reason": reason} if reason else {})

@@ -23,7 +23,10 @@ from resbench.sweeps.queue import Attempt, RunQueue
 from resbench.sweeps.search import CellSearch
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
-_TRIES = 8
+_OFFERED = 64
+"""Waiting runs a claim may choose from: as many workers as that can claim at once without waiting for each other."""
+_LOOKS = 10
+"""A look is good for so many times what it took."""
 
 
 class SharedAgenda:
@@ -55,6 +58,8 @@ class SharedAgenda:
         self._buried = -self._grace
         self._pause, self._next_look = _FIRST_PAUSE_S, 0.0
         self._others_busy = True
+        self._seen: list[Attempt] = []
+        self._seen_until = 0.0
         self.drained = False
 
     def __enter__(self) -> "SharedAgenda":
@@ -139,6 +144,10 @@ class SharedAgenda:
         return {}
 
     def _claim(self) -> Task | None:
+        # After a look at ten thousand runs, those it found waiting are offered for a while, or looking would be most of the work.
+        if time.monotonic() < self._seen_until and (task := self._claim_one_of(self._seen)):
+            return task
+        begun = time.monotonic()
         if self._queue.stopping:
             self._others_busy, self.drained = False, True
             return None
@@ -152,28 +161,34 @@ class SharedAgenda:
             if reason := self._queue.worn_out(attempt):
                 self._fail_in_books(attempt.key, reason)
             self._queue.requeue(attempt)
-        waiting = [key for key in self._order(latest) if latest[key].state is TrialState.WAITING]
-        # As many workers as are there do not all reach for the same run.
-        crowd = 1 + sum(attempt.state is TrialState.RUNNING for attempt in latest.values())
-        first = waiting[:crowd]
-        random.shuffle(first)
-        for key in [*first, *waiting[crowd:]][:_TRIES]:
-            since = lease.now()
-            if not self._queue.claim(latest[key], self._worker):
-                continue
-            held = lease.Lease(self._grace, since)
-            with self._lock:
-                self._mine[key] = latest[key], held
-                self._lost.discard(key)
-            task = self._begin(key, held)
-            if task is not None:
-                return task
+        waiting = [latest[key] for key in self._order(latest) if latest[key].state is TrialState.WAITING]
+        task = self._claim_one_of(waiting)
+        self._seen, self._seen_until = waiting, time.monotonic() + _LOOKS * (time.monotonic() - begun)
+        if task is not None:
+            return task
         with self._lock:
             mine = set(self._mine)
         ended = (TrialState.COMPLETE, TrialState.FAIL)
         self._others_busy = any(a.abandoned or a.state not in ended for key, a in latest.items() if key not in mine)
         if self._others_busy and self._only_blocked(latest):
             self._others_busy = False
+        return None
+
+    def _claim_one_of(self, waiting: list[Attempt]) -> Task | None:
+        """The first that others leave to us; those that were taken or booked go from the list."""
+        while waiting:
+            since = lease.now()
+            claimed = self._queue.claim_one(waiting[:_OFFERED], self._worker)
+            if claimed is None:
+                del waiting[:_OFFERED]
+                continue
+            waiting.remove(claimed)
+            held = lease.Lease(self._grace, since)
+            with self._lock:
+                self._mine[claimed.key] = claimed, held
+                self._lost.discard(claimed.key)
+            if (task := self._begin(claimed.key, held)) is not None:
+                return task
         return None
 
     def _begin(self, key: str, held: lease.Lease) -> Task | None:
