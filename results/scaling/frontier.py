@@ -21,6 +21,9 @@ from resbench.results.scaling.points import Array, Point
 FEWEST = 3
 """Points a frontier needs: two fix a line and leave nothing to doubt it by."""
 
+LEAST_SPAN = 1.5
+"""Dearest over cheapest cost of a frontier: over less, the exponent is that of whatever else changed."""
+
 
 @dataclass(frozen=True)
 class PowerLaw:
@@ -74,6 +77,8 @@ def power_law(cells: Sequence[Point], resamples: int = 1000, seed: int = 0) -> P
     front = frontier(cells)
     if len(front) < FEWEST:
         return f"{len(front)} point(s) on the frontier of cost and loss; a power law needs {FEWEST} or more"
+    if reason := _hardly_varies([front]):
+        return reason
     cost, loss = np.array([point.mean for point in front]).T
     slope, level = np.polyfit(cost, loss, 1)
     if slope >= 0:
@@ -99,6 +104,8 @@ def multiplier(
     short = [len(front) for front in fronts if len(front) < FEWEST]
     if short:
         return f"{short[0]} point(s) on a frontier of cost and loss; a multiplier needs {FEWEST} or more on both"
+    if reason := _hardly_varies(fronts):
+        return reason
     means = [np.array([point.mean for point in front]) for front in fronts]
     best = max(float(mean[:, 1].min()) for mean in means)
     worst = min(float(mean[:, 1].max()) for mean in means)
@@ -122,6 +129,16 @@ def multiplier(
         float(np.exp(_log_ratio(lines, worst))),
         float(np.exp(best)),
         float(np.exp(worst)),
+    )
+
+
+def _hardly_varies(fronts: Sequence[Sequence[Point]]) -> str:
+    """Why there is no law of a cost that stays about the same while the loss falls, as the memory of one size does with its budget."""
+    span = min(float(np.exp(front[-1].mean[0] - front[0].mean[0])) for front in fronts)
+    return (
+        ""
+        if span >= LEAST_SPAN
+        else f"the cost varies by a factor of {span:.3g} only along the frontier; a power law needs {LEAST_SPAN:g}"
     )
 
 

@@ -273,3 +273,12 @@ def test_a_fit_without_resamples_has_no_interval() -> None:
     assert isinstance(found, Fit)
     assert found.interval("alpha") is None
     assert found.prediction(1e6, 1e7) is None
+
+
+def test_a_cost_that_stays_the_same_while_the_loss_falls_has_no_law() -> None:
+    """One size on three budgets: its memory hardly changes, and 2 % more memory did not halve the loss."""
+    costs, losses = np.array([1.0, 1.01, 1.02])[:, None], np.array([[4.0, 4.01], [3.0, 3.01], [2.0, 2.01]])
+    cells = seeded(costs, losses)
+    assert power_law(cells) == "the cost varies by a factor of 1.02 only along the frontier; a power law needs 1.5"
+    assert "varies by a factor of 1.02" in str(multiplier(cells, seeded(costs**100, losses)))
+    assert isinstance(power_law(seeded(costs**100, losses)), PowerLaw)
