@@ -1,7 +1,8 @@
-"""``resbench sweep plan | run | worker | slurm | piece | status | stop | retry FILE``."""
+"""``resbench sweep plan | run | worker | slurm | piece | status | stop | retry FILE``, and ``resbench sweep bench``."""
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +19,14 @@ INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sweep command; the exit code, 1 if a run failed. Raises ValueError or OSError for what the user can put right."""
-    arguments = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = _parser(argv).parse_args(argv)
     if arguments.command in ("status", "stop", "retry"):
         return _look_after(arguments)
+    if arguments.command == "bench":
+        from resbench.sweeps import scale_report
+
+        return scale_report.main(arguments)
     if arguments.command == "piece":
         from resbench.sweeps import piece
 
@@ -42,12 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="resbench sweep", description="Many runs from one file: schemes x sizes x seeds, searches included."
     )
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{plan,run,worker,slurm,piece,status,stop,retry}"
+        dest="command", required=True, metavar="{plan,run,worker,slurm,piece,status,stop,retry,bench}"
     )
     for name, summary in (
         ("plan", "show every cell, its cost and an estimate of the time; run nothing"),
@@ -132,6 +138,12 @@ def _parser() -> argparse.ArgumentParser:
                 action="store_true",
                 help="go on with a sweep without a search that the other of `run` and `worker`, or another machine, began and left",
             )
+    summary = "measure how many runs a second a database can deal out, with simulated workers and no training"
+    bench = commands.add_parser("bench", help=summary, description=summary[0].upper() + summary[1:] + ".")
+    if "bench" in argv[:1]:  # its own arguments are only needed, and imported, then
+        from resbench.sweeps.scale_report import add_arguments
+
+        add_arguments(bench.add_argument)
     summary = "run one bounded piece of sweeps, from and to a folder that may travel between machines"
     piece = commands.add_parser("piece", help=summary, description=summary[0].upper() + summary[1:] + ".")
     piece.add_argument(
