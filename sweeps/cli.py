@@ -118,6 +118,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         if name == "slurm":
             add("--array", metavar="N", type=_positive, default=4, help="worker jobs (default: %(default)s)")
             add("--gpus", metavar="N", type=int, default=1, help="GPUs of each job (default: %(default)s)")
+            add("--per-gpu", metavar="K", type=_positive, help="runs that share a GPU (default: 1)")
             add("--cpus", metavar="N", type=_positive, default=8, help="CPU cores of each job (default: %(default)s)")
             add("--time", metavar="HH:MM:SS", default="04:00:00", help="time limit of each job (default: %(default)s)")
         if name == "run":
@@ -344,6 +345,8 @@ def _slurm(spec: "SweepSpec", arguments: argparse.Namespace) -> int:
     worker = ["sweep", "worker", arguments.file, "--storage", arguments.storage, "--output-dir", arguments.output_dir]
     worker += ["--tracking-uri", arguments.tracking_uri] if arguments.tracking_uri else []
     worker += ["--workers", str(arguments.workers)] if arguments.workers else []
+    if arguments.gpus:
+        worker += ["--per-gpu", str(arguments.per_gpu or 1)]  # with it, a worker uses all the GPUs it sees
     worker += [word for assignment in arguments.set for word in ("--set", assignment)]
     print(sbatch(spec.name, worker, job), end="")
     return 0

@@ -128,7 +128,8 @@ def verdict(measured: Sequence[Measurement], cores: int) -> str:
         if busy > 0.9 * cores
         else f"{busy:.1f} of {cores} cores are busy then: the database waits for its disk or for locks"
     )
-    return f"Saturated from {enough.workers} workers on: {enough.trials_per_s:.0f} trials/s, at most {best.trials_per_s:.0f} with {best.workers}; {limit}."
+    most = f"at most {best.trials_per_s:.0f} with {best.workers}"
+    return f"Saturated from {enough.workers} workers on: {enough.trials_per_s:.0f} trials/s, {most}; {limit}."
 
 
 def as_json(
@@ -188,6 +189,7 @@ def draw(measured: Sequence[Measurement], title: str) -> "Figure":
     right.legend(frameon=False)
     for axes in (left, right):
         axes.set_xscale("log", base=2)
+        axes.set_xlim(min(workers) / 1.3, max(workers) * 1.3)
         axes.set_xticks(workers, [str(count) for count in workers])
         axes.set_xlabel("workers at once")
         axes.grid(alpha=0.3)

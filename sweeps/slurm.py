@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from resbench.sweeps.cli import INTERRUPTED
+
 
 @dataclass(frozen=True)
 class ArrayJob:
@@ -35,15 +37,27 @@ def sbatch(name: str, arguments: Sequence[str], job: ArrayJob) -> str:
 {gpus}#SBATCH --time={job.time}
 #SBATCH --output={name}-%A_%a.log
 #SBATCH --open-mode=append
-# A preempted job is queued again. SIGTERM comes two minutes before the end: the worker gives its runs back, and they go on from their checkpoints.
+# SLURM queues a preempted job again; this script does so when the time limit is near, of which SIGUSR1 tells it two minutes before.
 #SBATCH --requeue
-#SBATCH --signal=B:TERM@120
-
-set -euo pipefail
+#SBATCH --signal=B:USR1@120
 
 # Each training run is one process of its own, not a task of this job: Lightning must not take SLURM's counts for its world size.
 unset SLURM_NTASKS SLURM_NPROCS SLURM_PROCID SLURM_LOCALID SLURM_STEP_NUM_TASKS SLURM_JOB_NAME SLURM_NTASKS_PER_NODE
 
-# exec: the signal reaches the worker itself. The password belongs in ~/.pgpass, not here.
-exec {command}
+# The password of the database belongs in ~/.pgpass, not here.
+{command} &
+worker=$!
+
+# Told to stop, the worker lets its runs save a checkpoint, gives them back to the queue and ends with code {INTERRUPTED}.
+trap 'out_of_time=yes; kill -USR1 $worker' USR1
+trap 'kill -TERM $worker' TERM # preempted, which SLURM requeues itself, or cancelled
+while kill -0 $worker 2>/dev/null; do
+    wait $worker # returns early when one of the signals comes
+done
+wait $worker
+code=$?
+if [ "$out_of_time" = yes ] && [ $code -eq {INTERRUPTED} ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit $code
 """
