@@ -30,6 +30,7 @@ def rendered(name: str, title: str, caption: str, numbers: pd.DataFrame, figure:
     """A drawn figure; to be called under `house_style`, which fixes fonts and ids. Dates and versions stay out of the files."""
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Title": title}, facecolor="white")
+    figure.set_layout_engine("none")  # everything is in its place: working that out again takes as long as drawing
     figure.savefig(png, format="png", metadata={"Software": None}, facecolor="white")
     return Drawing(name, title, caption, numbers, svg.getvalue(), png.getvalue())
 

@@ -155,7 +155,9 @@ def _log_ticks(axes: Axes) -> None:
 
 
 def power_of_ten(value: float) -> str:
-    """A tick of a logarithmic axis: `0.5`, `20`, `2·10¹⁰`."""
+    """A tick of a logarithmic axis: `0.5`, `20`, `2·10¹⁰`; nothing for what has no logarithm, where a locator may look beyond the axis."""
+    if value <= 0:
+        return ""
     if 1e-3 < value < 1e5:
         return f"{value:g}"
     exponent = math.floor(math.log10(value) + 1e-9)

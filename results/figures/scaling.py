@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -16,6 +19,7 @@ from resbench.results.figures.style import (
     legend_below,
     panel_title,
     plain,
+    point_looks,
     styles,
     thin_ticks,
 )
@@ -51,12 +55,15 @@ def _fit(scaling: Scaling, chosen: dict[str, Style]) -> Drawing:
     with house_style():
         figure = Figure(figsize=(7.2, 5.4), layout="constrained")
         left, right = figure.subplots(1, 2)
-        for label, rows in _by_label(shown, chosen):
-            style = chosen[label]
-            left.plot(rows["fitted"], rows["loss"], style.marker, color=style.colour, markersize=5, alpha=0.8)
-            right.plot(
-                rows["params"], 100 * rows["residual"], style.marker, color=style.colour, markersize=5, alpha=0.8
-            )
+        looks: dict[str, Any] = point_looks(_styles_of(shown, chosen)) | {
+            "s": 30,
+            "alpha": 0.8,
+            "linewidth": 0,
+            "legend": False,
+        }
+        percent = shown.assign(residual=100 * shown["residual"])
+        sns.scatterplot(shown, x="fitted", y="loss", hue="label", style="label", ax=left, **looks)
+        sns.scatterplot(percent, x="params", y="residual", hue="label", style="label", ax=right, **looks)
         ends = [float(shown[["fitted", "loss"]].min().min()), float(shown[["fitted", "loss"]].max().max())]
         left.plot(ends, ends, color=INK, linewidth=1)
         left.set_xlabel("fitted loss (nats/token)")

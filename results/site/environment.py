@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from resbench.results.figures.drawing import Drawing
 from resbench.results.figures.style import FAINT, INK, scheme_colour
+from resbench.results.site.equations import inline
 
 WIDE = 576.0
 """Points; a figure beyond eight inches goes over both columns of the page."""
@@ -106,10 +107,12 @@ def _template(name: str) -> Any:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["prose"] = inline
+    return environment

@@ -173,7 +173,8 @@ def test_gain_axes_have_a_few_round_ticks_and_one_of_them_is_one(low: float, hig
 
 
 def test_powers_of_ten() -> None:
-    assert [power_of_ten(value) for value in (0.5, 20, 1e5, 2e10, 5e18, 1e-4)] == [
+    assert [power_of_ten(value) for value in (0, 0.5, 20, 1e5, 2e10, 5e18, 1e-4)] == [
+        "",
         "0.5",
         "20",
         "10⁵",
