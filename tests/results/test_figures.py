@@ -204,8 +204,7 @@ def test_the_gain_over_training_is_what_each_run_logged(demo: Leaderboard, curve
 def test_the_sinkhorn_error_falls_with_the_budget(own_store: Store, demo: Leaderboard) -> None:
     """A tenth of the simulated error goes with every five iterations, so the figure's line falls by four decades from 5 to 25."""
     schemes = [
-        simulated.Scheme("mhc", label=f"mhc t={t}", iterations=t, n_streams=4, fields={"sinkhorn_iterations": str(t)})
-        for t in (5, 10, 25)
+        simulated.Scheme("mhc", iterations=t, n_streams=4, fields={"sinkhorn_iterations": str(t)}) for t in (5, 10, 25)
     ]
     simulated.simulate_sweep(own_store.client, "budgets", [simulated.RESNET, *schemes], ["100k"], [0, 1])
     board = make_leaderboard(load_runs(own_store.uri, "budgets"), "budgets")
