@@ -19,6 +19,9 @@ CONTROLS = ("identity-hc", "wide")
 ENTROPY_FLOOR = 0.3
 """bits/byte below which no text or source code is predicted: the best published large models need more, on source code too."""
 
+OF_TEXT = ("python-source", "text", "text-stream")
+"""Built-in tasks whose runs log bits per byte, so that leaving them out hides from the floor."""
+
 UNKNOWN_PEAK = 1e16
 """FLOP/s of one device that is not in our table of GPUs: four times the fastest one in it."""
 
@@ -110,6 +113,12 @@ def _run(run: SubmittedRun, devices: int) -> Iterator[str]:
         yield f"{run.peak_gib:g} GiB of memory do not hold {run.params_total:,} parameters"
     if run.params_connection is not None and run.params_connection >= run.params_total:
         yield f"{run.params_connection:,} of {run.params_total:,} parameters in the connections"
+    if run.task in OF_TEXT:
+        if run.bits_per_byte is None:
+            yield f"a run of {run.task} without bits_per_byte, which every such run logs"
+        floor = ENTROPY_FLOOR * BYTES_PER_TOKEN[0] * math.log(2)
+        if run.val_loss < floor:
+            yield f"val_loss {run.val_loss:g} nats/token is below {floor:.2f}, less than a single byte of text holds"
     if run.bits_per_byte is not None:
         if run.bits_per_byte < ENTROPY_FLOOR:
             yield f"{run.bits_per_byte:g} bits per byte is below {ENTROPY_FLOOR}, less than text holds"

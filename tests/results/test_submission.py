@@ -103,6 +103,20 @@ def test_a_field_that_is_hostile_or_cannot_be_true_is_named(
     assert refusals(raw).isprintable(), "what a stranger wrote must not act in a terminal"
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"bits_per_byte": None}, "without bits_per_byte"),
+        ({"bits_per_byte": 0.31, "val_loss": 0.1}, "less than a single byte of text holds"),
+        ({"bits_per_byte": 0.1, "val_loss": 3.0}, "less than text holds"),
+    ],
+)
+def test_no_way_under_the_entropy_of_text(honest: Content, changes: Content, reason: str) -> None:
+    assert reason in refusals(
+        changed(honest, lambda content: content["runs"][0].update(task="python-source", **changes))
+    )
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5000])
 def test_a_number_that_is_none_is_refused(honest: Content, number: str) -> None:
     raw = changed(honest, lambda content: content["runs"][0].update(val_loss="HERE")).replace(
