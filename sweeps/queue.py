@@ -22,7 +22,7 @@ from filelock import FileLock
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
 from sqlalchemy import Connection, case, func, insert, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -40,8 +40,10 @@ from resbench.sweeps.heartbeats import (
 
 DEATHS = 3
 """Workers that may die over one planned run before it counts as failed: it is more likely to be the cause than the victim."""
+_AT_ONCE = 500
 _STOP, _BOOKS = "stop", "books"
 _ATTRIBUTES: Any = models.TrialUserAttributeModel.__table__
+_STUDIES: Any = models.StudyModel.__table__
 _NOTES: Any = models.StudyUserAttributeModel.__table__
 
 
@@ -100,12 +102,7 @@ class RunQueue:
     def add(self, keys: Iterable[str]) -> None:
         """Queue the keys that were never queued."""
         known = self.latest()
-        new = [key for key in keys if key not in known]
-        with self._guard, self._storage.engine.begin() as connection:  # all or none, in four statements a thousand
-            last = connection.execute(select(func.max(TRIALS.c.number)).where(TRIALS.c.study_id == self._id)).scalar()
-            first = 0 if last is None else last + 1
-            for at in range(0, len(new), 1000):
-                self._insert(connection, first + at, new[at : at + 1000])
+        self._append([{"key": key, "serial": 0, "deaths": 0} for key in keys if key not in known])
 
     def latest(self) -> dict[str, Attempt]:
         """The last attempt at each key. One query for what is not settled, and one more for attempts that are new or have ended since."""
@@ -202,11 +199,13 @@ class RunQueue:
     def requeue(self, attempt: Attempt) -> None:
         """Queue an abandoned attempt again, or end it if that is enough."""
         deaths = attempt.deaths + (not attempt.gave_back)
-        self._append(attempt.key, attempt.serial + 1, deaths, self.worn_out(attempt) or "")
+        again = {"key": attempt.key, "serial": attempt.serial + 1, "deaths": deaths}
+        reason = self.worn_out(attempt)
+        self._append([again | {"reason": reason} if reason else again])
 
     def retry(self, attempt: Attempt) -> None:
         """Queue a failed key again, with all its chances."""
-        self._append(attempt.key, attempt.serial + 1, 0)
+        self._append([{"key": attempt.key, "serial": attempt.serial + 1, "deaths": 0}])
 
     @property
     def stopping(self) -> bool:
@@ -230,25 +229,31 @@ class RunQueue:
         with self._storage.engine.connect() as connection:
             return connection.execute(noted).scalar()
 
-    def _insert(self, connection: Connection, number: int, keys: Sequence[str]) -> None:
-        """First attempts, as `_append` would write them one by one."""
-        rows = [
-            {"study_id": self._id, "number": number + place, "state": TrialState.WAITING} for place in range(len(keys))
-        ]
-        connection.execute(insert(TRIALS), rows)
-        numbers = TRIALS.c.number.between(number, number + len(keys) - 1)
-        made = select(TRIALS.c.trial_id).where(TRIALS.c.study_id == self._id, numbers).order_by(TRIALS.c.number)
-        attributes = [
-            {"trial_id": trial_id, "key": name, "value_json": json.dumps(value)}
-            for trial_id, key in zip(connection.execute(made).scalars(), keys, strict=True)
-            for name, value in (("key", key), ("serial", 0), ("deaths", 0))
-        ]
-        connection.execute(insert(_ATTRIBUTES), attributes)
-
-    def _append(self, key: str, serial: int, deaths: int, reason: str = "") -> None:
-        attrs = {"key": key, "serial": serial, "deaths": deaths} | ({"reason": reason} if reason else {})
-        state = TrialState.FAIL if reason else TrialState.WAITING
-        self._storage.create_new_trial(self._id, create_trial(state=state, user_attrs=attrs))
+    def _append(self, attempts: Sequence[Mapping[str, Any]]) -> None:
+        """New attempts with these notes. One transaction locks the study, as Optuna does: ids are in the order in which attempts appear."""
+        with self._guard, self._storage.engine.begin() as connection:
+            study = select(_STUDIES.c.study_id).where(_STUDIES.c.study_id == self._id)
+            connection.execute(study.with_for_update())
+            last = connection.execute(select(func.max(TRIALS.c.number)).where(TRIALS.c.study_id == self._id)).scalar()
+            first = 0 if last is None else last + 1
+            for start in range(0, len(attempts), _AT_ONCE):
+                chunk = attempts[start : start + _AT_ONCE]
+                rows = [
+                    {
+                        "study_id": self._id,
+                        "number": first + start + place,
+                        "state": TrialState.FAIL if "reason" in notes else TrialState.WAITING,
+                    }
+                    for place, notes in enumerate(chunk)
+                ]
+                made = insert(TRIALS).returning(TRIALS.c.trial_id, sort_by_parameter_order=True)
+                ids = list(connection.execute(made, rows).scalars())
+                attributes = [
+                    {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+                    for trial_id, notes in zip(ids, chunk, strict=True)
+                    for key, value in notes.items()
+                ]
+                connection.execute(insert(_ATTRIBUTES), attributes)
 
     def _end(self, attempt: Attempt, state: TrialState, name: str, value: str | bool) -> None:
         """Repeating it after an answer got lost changes nothing, and what is no longer ours stays as it is."""

@@ -34,7 +34,7 @@ class SharedAgenda:
 
     With a run in each of its slots a worker asks the database for nothing: one heartbeat (three statements) for all of them each interval. With a
     free slot it looks for work at once, then ever more seldom, down to every five seconds, with two statements a look and one more in each quarter of
-    the grace period: about 0.4 statements a second from an idle worker, and a run that becomes free is claimed within five seconds.
+    the grace period: half a statement a second from an idle worker, and a run that becomes free is claimed within five seconds.
     """
 
     def __init__(

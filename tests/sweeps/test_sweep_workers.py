@@ -1,21 +1,36 @@
 """Many workers, one sweep: every planned run ends exactly once, whatever happens to the workers and to their database."""
 
+import errno
 import shlex
+import signal
 import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sweep_stand_ins
+from mlflow import MlflowClient
 from optuna.trial import TrialState
+from sqlalchemy import event
 from sweep_stand_ins import losses
 
+from resbench.harness.errors import CannotSave, Preempted
+from resbench.sweeps import lease, shared
 from resbench.sweeps.cli import main
 from resbench.sweeps.database import open_shared, storage_url
+from resbench.sweeps.messages import Job
+from resbench.sweeps.patience import Patience
+from resbench.sweeps.patient_ledger import PatientLedger
+from resbench.sweeps.plan import make_plan
+from resbench.sweeps.pool import Pool
 from resbench.sweeps.queue import DEATHS, RunQueue
+from resbench.sweeps.shared import SharedAgenda
+from resbench.sweeps.spec import load_spec
+from resbench.sweeps.trial import fault_of
 
 Sweep = Callable[..., Path]
 Runs = Callable[[], list[Any]]
@@ -160,3 +175,55 @@ def test_the_slurm_file_is_a_script_bash_accepts(sweep_file: Sweep, capsys: pyte
     # What the job would type; that it is typed, `test_sweep_slurm.py` tries.
     (typed,) = [line for line in script.splitlines() if line.endswith(" &")]
     assert shlex.split(typed)[1:6] == ["sweep", "worker", str(file), "--storage", "postgresql://me@db/x y"]
+
+
+def test_what_an_idle_worker_asks_of_the_database(
+    sweep_file: Sweep, output_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten minutes of a worker that waits for another one's last runs, with the usual heartbeats, in simulated time."""
+    plan = make_plan(load_spec(sweep_file()), sweep_stand_ins.describe, sweep_stand_ins.FIELDS.__getitem__)
+    storage = open_shared(storage_url(f"sqlite:///{tmp_path / 'shared.db'}"))
+    queue = RunQueue(storage, "stand-in")
+    client = MlflowClient(f"sqlite:///{output_dir / 'mlflow.db'}")
+    ledger = PatientLedger(client, client.create_experiment("stand-in"), "stand-in", Patience())
+    agenda = SharedAgenda(plan, ledger, storage, queue, "idle", Patience())
+    agenda.prepare()
+    for attempt in queue.latest().values():
+        assert queue.claim(attempt, "busy")
+    now = [1000.0]
+    monkeypatch.setattr(shared, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    statements: list[str] = []
+    event.listen(storage.engine, "before_cursor_execute", lambda _c, _k, statement, *_: statements.append(statement))
+    for _ in range(2 * 600):  # the runner looks twice a second
+        assert agenda.next() is None
+        assert agenda.waits()
+        now[0] += 0.5
+    assert 0 < len(statements) / 600 < 0.6
+
+
+def test_a_trial_without_its_worker_s_heartbeats_ends_before_anyone_takes_its_run(tmp_path: Path) -> None:
+    """The process saves and ends by itself: whatever has become of the thread that should have renewed its lease."""
+    pool = Pool(1)
+    begun = lease.now()
+    right = lease.Lease(6.0, begun)
+    config = tmp_path / "config.yaml"
+    config.write_text(f"output_dir: {tmp_path}\nmodel: {{stand_in: {{hangs: true}}}}\ntracking: {{uri: unused}}\n")
+    log = tmp_path / "log"
+    target = "sweep_stand_ins:train"
+    pool.start(Job("a", target, ("--config", str(config)), {}, "run", 1, None, log, tmp_path), 0, right)
+    events: list[Any] = []
+    while not events:
+        events = pool.wait(1.0)
+    assert lease.now() - begun < 60
+    (end,) = events
+    assert end.exitcode in (-signal.SIGTERM, -signal.SIGKILL)
+    assert right.left() <= 2.5  # asked at the last third, and at the end not asked any more
+
+
+def test_whose_fault_it_is() -> None:
+    assert fault_of(OSError(errno.ENOSPC, "No space left on device", "log")) == "disk"
+    assert fault_of(CannotSave("cannot write the checkpoint")) == "disk"
+    assert fault_of(FileNotFoundError(errno.ENOENT, "No such file", "corpus")) == "run"
+    assert fault_of(ConnectionRefusedError("the tracking store")) == "store"
+    assert fault_of(Preempted(64, None)) == "signal"
+    assert fault_of(ZeroDivisionError()) == "run"
