@@ -19,8 +19,8 @@ name: real
 base:
   model: {learning_rate: 3e-3}
   data: {class_path: python-source, init_args: {context_length: 32, batch_size: 2, val_sequences: 2}}
-  budget: {tokens: 3200}                            # 50 steps
-  every: {validation: 640, checkpoint: 320, gain_sequences: 1}
+  budget: {tokens: 6400}                            # 100 steps
+  every: {validation: 1280, checkpoint: 320, gain_sequences: 1}
 factors:
   size: [100k]
   scheme: [resnet, mhc]
@@ -59,24 +59,20 @@ def test_a_run_killed_in_the_middle_ends_at_the_same_loss(tmp_path: Path, empty_
     assert main(["run", str(file), "--output-dir", str(folders[0])]) == 0
 
     command = [sys.executable, "-c", RESBENCH, "sweep", "run", str(file), "--output-dir", str(folders[1])]
-    kills = 0
-    for after in (1, 4):
-        process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
-        # Once both runs have so many checkpoints' worth of steps behind them; only the last two files are kept.
-        while process.poll() is None:
-            steps = [
-                int(found[-1].stem.partition("-")[2])
-                for folder in folders[1].iterdir()
-                if folder.is_dir() and (found := checkpoints(folder))
-            ]
-            if len(steps) == 2 and min(steps) >= 5 * after:
-                break
-            time.sleep(0.005)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            kills += 1
-        process.wait()
-    assert kills
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    # Once both runs have two checkpoints and more behind them.
+    while process.poll() is None:
+        steps = [
+            int(found[-1].stem.partition("-")[2])
+            for folder in folders[1].iterdir()
+            if folder.is_dir() and (found := checkpoints(folder))
+        ]
+        if len(steps) == 2 and min(steps) >= 10:
+            break
+        time.sleep(0.02)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
     assert subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
     expected, found = losses(folders[0]), losses(folders[1])
     assert expected.keys() == found.keys() == {"size=100k,scheme=resnet", "size=100k,scheme=mhc"}
