@@ -5,6 +5,7 @@ A trial must not outlive the sweep that started it: an orphan would write to a r
 
 import ctypes
 import errno
+import gc
 import importlib
 import multiprocessing
 import os
@@ -45,6 +46,7 @@ def rehearse() -> None:
 
 def main(job: Job, connection: Connection, lease: Lease | None = None) -> None:
     """The body of a trial process. With a lease, it ends when that does."""
+    gc.freeze()  # collecting what came with the fork would copy every page of it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group; the sweep process decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the fork server ignores
     _die_with_the_sweep(lease)
