@@ -16,13 +16,16 @@ from typing import Annotated
 
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from resbench.results.cells import OPEN_TRACK
 from resbench.results.runs import FINAL
 from resbench.results.source import RunSource
 
 FILE = Path(__file__).parent / "tracks.yaml"
+
+RATIO = 0.01
+"""How far from a track's tokens per parameter a run may be, relatively: the plan rounds to whole tokens."""
 
 Value = bool | int | float | str
 
@@ -39,12 +42,19 @@ class Track(BaseModel):
     about: str = Field(min_length=1, max_length=400)
     task: list[str] = Field(min_length=1)
     sizes: list[str] = []
-    tokens: list[int] = Field(min_length=1)
+    tokens: list[int] = []
+    tokens_per_parameter: list[float] = []
     fixed: dict[str, Value] = {}
     may_tune: list[str] = []
     tuning_runs: int = Field(ge=0)
     seeds: int = Field(ge=1)
     digest: str = ""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Track:
+        if bool(self.tokens) == bool(self.tokens_per_parameter):
+            raise ValueError("give the budget as tokens or as tokens_per_parameter, one of the two")
+        return self
 
     @property
     def name(self) -> str:
@@ -53,7 +63,9 @@ class Track(BaseModel):
 
     def rules_digest(self) -> str:
         """SHA-256 of the rules, everything but the digest."""
-        rules = self.model_dump(mode="json", exclude={"digest"})
+        rules = self.model_dump(
+            mode="json", exclude={"digest"}, exclude_unset=True
+        )  # a rule invented later changes no older track
         return hashlib.sha256(json.dumps(rules, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -79,7 +91,8 @@ def load_tracks(file: Path = FILE) -> list[Track]:
             track = Track.model_validate(entry)
         except ValidationError as error:
             first = error.errors()[0]
-            raise ValueError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+            field = ".".join(map(str, first["loc"])) or "budget"
+            raise ValueError(f"{where}: {field}: {first['msg'].removeprefix('Value error, ')}") from error
         if track.name in {other.name for other in tracks}:
             raise ValueError(f"{where}: version {track.version} is there twice; give the newer one the next version")
         if track.digest != track.rules_digest():
@@ -100,6 +113,7 @@ def place(runs: pd.DataFrame, source: RunSource, tracks: Sequence[Track]) -> Pla
         tracks: of `load_tracks`.
     """
     params = {run.run_id: run.params for run in source.runs()}
+    plain = _plain_sizes(runs)
     by = ["study", "task", "cell", "size", "budget_tokens"]
     trials = runs[runs["phase"] != FINAL].assign(trial=lambda rows: rows["trial_key"].fillna(rows["run_id"]))
     searched = trials.groupby("cell", dropna=False)["trial"].nunique()
@@ -107,7 +121,7 @@ def place(runs: pd.DataFrame, source: RunSource, tracks: Sequence[Track]) -> Pla
     reasons: dict[str, str] = {}
     for _, members in runs[runs["phase"] == FINAL].groupby(by, dropna=False):
         cell = str(members["cell"].iloc[0])
-        broken = [(track, _broken(track, members, params, int(searched.get(cell, 0)))) for track in tracks]
+        broken = [(track, _broken(track, members, params, int(searched.get(cell, 0)), plain)) for track in tracks]
         fitting = [track for track, rules in broken if not rules]
         if fitting:
             placed[members.index] = fitting[0].name
@@ -121,7 +135,13 @@ def place(runs: pd.DataFrame, source: RunSource, tracks: Sequence[Track]) -> Pla
     return Placed(runs.assign(track=placed), reasons)
 
 
-def _broken(track: Track, members: pd.DataFrame, params: Mapping[str, Mapping[str, str]], searched: int) -> list[str]:
+def _broken(
+    track: Track,
+    members: pd.DataFrame,
+    params: Mapping[str, Mapping[str, str]],
+    searched: int,
+    plain: Mapping[tuple[str, str], int],
+) -> list[str]:
     """The rules of a track that a cell's final runs did not keep, one phrase each."""
     first = members.iloc[0]
     broken = []
@@ -129,10 +149,7 @@ def _broken(track: Track, members: pd.DataFrame, params: Mapping[str, Mapping[st
         broken.append(f"task {first['task']}, not {' or '.join(track.task)}")
     if track.sizes and str(first["size"]) not in track.sizes:
         broken.append(f"size {first['size']}, not {' or '.join(track.sizes)}")
-    tokens = first["budget_tokens"]
-    if pd.isna(tokens) or int(tokens) not in track.tokens:
-        budget = "an unknown number of" if pd.isna(tokens) else f"{int(tokens):,}"
-        broken.append(f"{budget} tokens, not {' or '.join(f'{allowed:,}' for allowed in track.tokens)}")
+    broken += _broken_budget(track, first, plain)
     for key, value in track.fixed.items():
         found = {params.get(str(run_id), {}).get(key) for run_id in members["run_id"]}
         if other := [given for given in found if given is None or not same(given, value)]:
@@ -143,6 +160,33 @@ def _broken(track: Track, members: pd.DataFrame, params: Mapping[str, Mapping[st
     if complete < track.seeds and not (members["outcome"] == "diverged").any():
         broken.append(f"{complete} complete seeds, at least {track.seeds}")
     return broken
+
+
+def _broken_budget(track: Track, run: pd.Series, plain: Mapping[tuple[str, str], int]) -> list[str]:
+    """Why a run's planned tokens are not the track's, if they are not."""
+    tokens = run["budget_tokens"]
+    if pd.isna(tokens):
+        return ["an unknown number of tokens"]
+    if track.tokens:
+        allowed = " or ".join(f"{number:,}" for number in track.tokens)
+        return [] if int(tokens) in track.tokens else [f"{int(tokens):,} tokens, not {allowed}"]
+    parameters = plain.get((str(run["task"]), str(run["size"])))
+    ratio = None if parameters is None else int(tokens) / parameters
+    if ratio is not None and any(abs(ratio / allowed - 1) < RATIO for allowed in track.tokens_per_parameter):
+        return []
+    allowed = " or ".join(f"{number:g}" for number in track.tokens_per_parameter)
+    return [f"{'an unknown number of' if ratio is None else f'{ratio:.3g}'} tokens per parameter, not {allowed}"]
+
+
+def _plain_sizes(runs: pd.DataFrame) -> dict[tuple[str, str], int]:
+    """Parameters of the plain model of each task and size, as `sweep` counts tokens per parameter: without connections, not widened."""
+    counted = runs.assign(plain=runs["params_total"] - runs["params_connection"].fillna(0)).dropna(subset=["plain"])
+    smallest: dict[tuple[str, str], int] = {}
+    for task, size, plain in zip(
+        counted["task"].astype(str), counted["size"].astype(str), counted["plain"], strict=True
+    ):
+        smallest[task, size] = min(int(plain), smallest.get((task, size), int(plain)))
+    return smallest
 
 
 def same(logged: str, value: Value) -> bool:

@@ -67,7 +67,12 @@ def track_facts(track: Track) -> list[tuple[str, str]]:
     """A track's rules in words."""
     return [
         ("Task", ", ".join(track.task)),
-        ("Budget", " or ".join(f"{tokens:,} tokens" for tokens in track.tokens)),
+        (
+            "Budget",
+            " or ".join(f"{tokens:,}" for tokens in track.tokens) + " tokens"
+            if track.tokens
+            else " or ".join(f"{ratio:g}" for ratio in track.tokens_per_parameter) + " tokens per parameter",
+        ),
         ("Sizes", ", ".join(track.sizes) or "any"),
         ("May be tuned", ", ".join(track.may_tune) or "nothing"),
         ("Tuning budget", f"{track.tuning_runs} trials a row" if track.tuning_runs else "none"),

@@ -136,3 +136,18 @@ def test_logged_text_is_compared_as_the_value_it_says(
     logged: str, value: bool | int | float | str, equal: bool
 ) -> None:
     assert same(logged, value) is equal
+
+
+@pytest.mark.parametrize(("ratio", "kept"), [(simulated.BUDGET / simulated.PARAMS["100k"], True), (20, False)])
+def test_a_budget_may_be_given_per_parameter_of_the_plain_model(store: Store, ratio: float, kept: bool) -> None:
+    """hc and mhc have more parameters than resnet, and the same tokens: the ratio is counted on the model without connections."""
+    found = placed(store, tokens=[], tokens_per_parameter=[ratio], sizes=["100k"])
+    finals = found.runs[(found.runs["phase"] == "final") & (found.runs["size"] == "100k")]
+    assert set(finals["track"]) == {"small/1" if kept else OPEN_TRACK}
+    assert kept or "0.971 tokens per parameter, not 20" in found.reason
+
+
+def test_a_track_has_one_kind_of_budget() -> None:
+    for budget in ({"tokens": [], "tokens_per_parameter": []}, {"tokens": [1], "tokens_per_parameter": [1]}):
+        with pytest.raises(ValueError, match="tokens or as tokens_per_parameter"):
+            Track.model_validate(RULES | budget)
