@@ -22,6 +22,8 @@ from resbench.sweeps.plan import CellPlan, Plan, PlannedRun
 from resbench.sweeps.queue import Attempt, RunQueue
 from resbench.sweeps.search import CellSearch
 
+_LEASE_SHARE = 0.8
+"""Of the grace period: what is left of it is for a busy machine to really end a process."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
 _OFFERED = 64
 """Waiting runs a claim may choose from: as many workers as that can claim at once without waiting for each other."""
@@ -183,7 +185,7 @@ class SharedAgenda:
                 del waiting[:_OFFERED]
                 continue
             waiting.remove(claimed)
-            held = lease.Lease(self._grace, since)
+            held = lease.Lease(_LEASE_SHARE * self._grace, since)
             with self._lock:
                 self._mine[claimed.key] = claimed, held
                 self._lost.discard(claimed.key)

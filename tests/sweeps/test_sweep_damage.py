@@ -81,6 +81,25 @@ def work(output_dir: Path, database: Postgres) -> Iterator[Work]:
     log.close()
 
 
+@pytest.fixture(scope="module")
+def running_server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[MlflowServer]:
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    found = MlflowServer(folder)
+    found.start()
+    yield found
+    found.kill()
+
+
+@pytest.fixture
+def server(running_server: MlflowServer) -> MlflowServer:
+    if not running_server.answers():
+        running_server.kill()
+        running_server.start()
+        running_server.wait()
+    return running_server
+
+
 def sweep(folder: Path, name: str, *, seeds: int, trials: int = 0, stand_in: str = "{}") -> Path:
     """A file of 5 cells with so many seeds and search trials each."""
     search = f"""
@@ -165,68 +184,54 @@ def test_workers_are_killed_the_database_restarts_and_clocks_differ(
 
 
 def test_the_mlflow_server_is_killed_under_two_sweeps_at_once(
-    database: Postgres, work: Work, output_dir: Path, tmp_path: Path
+    server: MlflowServer, work: Work, output_dir: Path, tmp_path: Path
 ) -> None:
     """Two sweeps on one database and one server: nothing lost, nothing doubled, nothing mixed."""
-    server = MlflowServer(output_dir)
+    files = [sweep(tmp_path, name, seeds=3, stand_in="{seconds: 0.1}") for name in ("left", "right")]
+    workers = [work(file, "--tracking-uri", server.uri) for file in files]
+    log = output_dir / "workers.log"
+    for name in ("left", "right"):
+        until(ended(server.uri, name, 3), log, *workers)
+    server.kill()
+    time.sleep(2.0)
+    assert all(worker.poll() is None for worker in workers)
     server.start()
     server.wait()
-    try:
-        files = [sweep(tmp_path, name, seeds=3, stand_in="{seconds: 0.1}") for name in ("left", "right")]
-        workers = [work(file, "--tracking-uri", server.uri) for file in files]
-        log = output_dir / "workers.log"
-        for name in ("left", "right"):
-            until(ended(server.uri, name, 3), log, *workers)
-        server.kill()
-        time.sleep(2.0)
-        assert all(worker.poll() is None for worker in workers)
-        server.start()
-        server.wait()
-        assert [worker.wait(timeout=PATIENCE_S) for worker in workers] == [0, 0], log.read_text()
-        client = MlflowClient(server.uri)
-        by_study = {name: runs(server.uri, name) for name in ("left", "right")}
-        for found in by_study.values():
-            for run in found:
-                points = client.get_metric_history(run.info.run_id, "val/loss")
-                assert len({(point.step, point.value) for point in points}) == 1
-        left, right = (
-            {key.partition("/")[2]: loss for key, loss in losses(found).items()} for found in by_study.values()
-        )
-        assert len(left) == 5 * 3
-        assert left == right
-    finally:
-        server.kill()
+    assert [worker.wait(timeout=PATIENCE_S) for worker in workers] == [0, 0], log.read_text()
+    client = MlflowClient(server.uri)
+    by_study = {name: runs(server.uri, name) for name in ("left", "right")}
+    for found in by_study.values():
+        for run in found:
+            points = client.get_metric_history(run.info.run_id, "val/loss")
+            assert len({(point.step, point.value) for point in points}) == 1
+    left, right = ({key.partition("/")[2]: loss for key, loss in losses(found).items()} for found in by_study.values())
+    assert len(left) == 5 * 3
+    assert left == right
     assert [path.parent.name for path in output_dir.glob("*/overlap")] == []
 
 
 def test_a_worker_with_a_full_disk_gives_its_run_back_and_leaves(
-    database: Postgres, output_dir: Path, tmp_path: Path
+    server: MlflowServer, database: Postgres, output_dir: Path, tmp_path: Path
 ) -> None:
     """The kernel refuses its trials any file beyond 16 KiB, as a full disk would; their weights take 64."""
-    server = MlflowServer(output_dir)
-    server.start()
-    server.wait()
-    try:
-        file = sweep(tmp_path, "full", seeds=1, stand_in="{weights: 65536}")
-        command = [sys.executable, sweep_stand_ins.__file__, str(file), str(output_dir), "--storage", database.url]
-        command += ["--tracking-uri", server.uri, "--target", "sweep_stand_ins:train_briefly"]
-        limited = subprocess.run(
-            command,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, 2**14)),
-            capture_output=True,
-            text=True,
-            cwd=output_dir,
-            timeout=PATIENCE_S,
-        )
-        assert limited.returncode == 2, limited.stderr
-        assert "File too large" in limited.stdout
-        assert "Nothing more is started here" in limited.stdout
-        queue = RunQueue.existing(open_shared(storage_url(database.url)), "full")
-        attempts = Counter((attempt.state.name, attempt.reason, attempt.deaths) for attempt in queue.latest().values())
-        assert attempts == {("WAITING", "", 0): 4, ("FAIL", "", 0): 1}  # given back: neither failed nor a death
-        target = "sweep_stand_ins:train_briefly"
-        healthy = sweep_stand_ins.work(file, output_dir, database.url, tracking_uri=server.uri, target=target)
-        assert healthy.outcomes == {"complete": 5}
-        assert len(losses(runs(server.uri, "full"))) == 5
-    finally:
-        server.kill()
+    file = sweep(tmp_path, "full", seeds=1, stand_in="{weights: 65536}")
+    command = [sys.executable, sweep_stand_ins.__file__, str(file), str(output_dir), "--storage", database.url]
+    command += ["--tracking-uri", server.uri, "--target", "sweep_stand_ins:train_briefly"]
+    limited = subprocess.run(
+        command,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, 2**14)),
+        capture_output=True,
+        text=True,
+        cwd=output_dir,
+        timeout=PATIENCE_S,
+    )
+    assert limited.returncode == 2, limited.stderr
+    assert "File too large" in limited.stdout
+    assert "Nothing more is started here" in limited.stdout
+    queue = RunQueue.existing(open_shared(storage_url(database.url)), "full")
+    attempts = Counter((attempt.state.name, attempt.reason, attempt.deaths) for attempt in queue.latest().values())
+    assert attempts == {("WAITING", "", 0): 4, ("FAIL", "", 0): 1}  # given back: neither failed nor a death
+    target = "sweep_stand_ins:train_briefly"
+    healthy = sweep_stand_ins.work(file, output_dir, database.url, tracking_uri=server.uri, target=target)
+    assert healthy.outcomes == {"complete": 5}
+    assert len(losses(runs(server.uri, "full"))) == 5
