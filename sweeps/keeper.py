@@ -4,13 +4,13 @@ Both would find the same runs in MLflow, and each would deal them out from a que
 in MLflow says who keeps it, and whoever starts is compared with that.
 """
 
-import json
 import os
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from sqlalchemy.engine import make_url
 
@@ -35,16 +35,21 @@ class Keeper:
     @classmethod
     def here(cls, by: Literal["run", "workers"], place: str) -> "Keeper":
         if by == "workers":
-            place = make_url(place).set(password=None).render_as_string()
+            place = make_url(place).set(password=None).difference_update_query(["password"]).render_as_string()
         return cls(by, place, os.uname().nodename, time.strftime("%Y-%m-%d %H:%M:%S"))
 
     @classmethod
-    def of(cls, text: str | None) -> "Keeper | None":
+    def of(cls, address: str | None) -> "Keeper | None":
         """The keeper that a tag names."""
-        return None if text is None else cls(**json.loads(text))
+        if address is None:
+            return None
+        parts = urlsplit(address)
+        told = dict(parse_qsl(parts.query))
+        return cls("run" if parts.scheme == "run" else "workers", told["place"], parts.netloc, told["since"])
 
     def __str__(self) -> str:
-        return json.dumps(asdict(self))
+        """As an address, which `resbench runs export` knows as something that is of this place alone."""
+        return f"{self.by}://{self.host}?{urlencode({'place': self.place, 'since': self.since})}"
 
     def same_as(self, other: "Keeper") -> bool:
         """Whether both name the same: a folder is of one machine, a database of none."""

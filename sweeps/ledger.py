@@ -158,12 +158,6 @@ class Ledger:
                 f"cannot be read: {error}. Restore the artifacts, or give the sweep a new `name`."
             ) from error
 
-    def output_dir(self) -> str | None:
-        """Where the sweep keeps its checkpoints and searches, as first given."""
-        if self.parent_id is None:
-            return None
-        return str(self._client.get_run(self.parent_id).data.tags.get(OUTPUT_TAG))
-
     def measured(self) -> list[tuple[str, float, float]]:
         """Cell, tokens per second and training FLOPs per token of every run that measured them."""
         return [

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import sweep_stand_ins
 
+from resbench.harness.runs.export import is_place
 from resbench.sweeps.cli import main
 from resbench.sweeps.database import open_shared, storage_url
+from resbench.sweeps.keeper import Keeper
 from resbench.sweeps.lock import sweep_lock
 from resbench.sweeps.queue import RunQueue
 
@@ -78,3 +80,11 @@ def test_the_same_path_on_another_machine(sweep_file: Sweep, output_dir: Path, m
     (output_dir / "sweeps" / "stand-in" / "books").write_text("what another sweep left here")
     with pytest.raises(ValueError, match="kept by `sweep run` in"):
         sweep_stand_ins.run(file, output_dir)
+
+
+def test_a_keeper_is_of_its_place_alone() -> None:
+    keeper = Keeper.here("workers", "postgresql://me:secret@db:5432/sweeps?sslmode=require&password=secret")
+    assert Keeper.of(str(keeper)) == keeper
+    assert "secret" not in str(keeper)
+    assert is_place(str(keeper))  # and so left out of what is exported for others
+    assert Keeper.of(str(Keeper.here("run", "/home/me/my runs"))).place == "/home/me/my runs"  # type: ignore[union-attr]
