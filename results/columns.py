@@ -352,6 +352,11 @@ COLUMNS: tuple[DisplayColumn, ...] = (
         "as untrained).",
         _lr_sensitivity,
         lambda c: c.lr_sensitivity.value if c.lr_sensitivity else None,
+        why=lambda c: (
+            ""
+            if c.lr_sensitivity
+            else "no grid of learning rates (a factor `lr`); a search tries each scheme at its own"
+        ),
     ),
     DisplayColumn(
         "tuning_runs",

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from resbench.sweeps.estimate import Throughput
 from resbench.sweeps.plan import CellPlan
@@ -18,14 +18,23 @@ class Deadline:
     """What fits in the time that is left. Durations are learned from the runs that end, start-up and compilation included.
 
     A cell without one is expected to take as long per FLOP as the cell most like it that has one: small models keep a GPU waiting, so that
-    FLOP/s differ by an order of magnitude between sizes.
+    FLOP/s differ by an order of magnitude between sizes. That is too long for a larger one, so the first run of a deadline that is ``daring`` may be
+    of a cell that nobody has measured, whatever is expected of it: else the largest models might never get their turn.
     """
 
     def __init__(
-        self, seconds: float, expected: Throughput | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        seconds: float,
+        expected: Throughput | None = None,
+        cells: Iterable[CellPlan] = (),
+        *,
+        daring: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._clock, self._end, self._expected = clock, clock() + seconds, expected
+        self._clock, self._end, self._expected, self._daring = clock, clock() + seconds, expected, daring
+        self._seconds = seconds
         self._measured: dict[str, tuple[CellPlan, float]] = {}
+        self._earlier = [cell for cell in cells if expected and cell.cell.id in expected.per_cell]
         self._overhead = 0.0
         self.longest = 0.0
         """Seconds that the longest run held back is expected to take."""
@@ -53,18 +62,26 @@ class Deadline:
             return self._measured[cell.cell.id][1]
         if self._expected and cell.cell.id in self._expected.per_cell:  # by an earlier invocation
             return self._expected.seconds(cell) + self._overhead
-        if self._measured:
-            like, took = min(
-                self._measured.values(),
-                key=lambda known: abs(math.log(known[0].flops_per_token / cell.flops_per_token)),
-            )
+        known = [*self._measured.values(), *((earlier, self.seconds(earlier)) for earlier in self._earlier)]
+        if known:
+            like, took = min(known, key=lambda one: abs(math.log(one[0].flops_per_token / cell.flops_per_token)))
             return took * max(1.0, cell.flops / like.flops)
         return self._expected.seconds(cell) if self._expected else 0.0
 
+    def cut_short(self, cell: CellPlan) -> None:
+        """A run of this cell was still under way when the time was over."""
+        self.held_back = True
+        self.longest = max(self.longest, self._seconds, self.seconds(cell))
+
     def fits(self, cell: CellPlan) -> bool:
         """Whether a run of this cell would end in time."""
-        fits = self.seconds(cell) * MARGIN < self.left
-        if not fits:
+        fits = self.seconds(cell) * MARGIN < self.left or (self._daring and not self._is_known(cell))
+        if fits:
+            self._daring = False
+        else:
             self.held_back = True
             self.longest = max(self.longest, self.seconds(cell))
         return fits
+
+    def _is_known(self, cell: CellPlan) -> bool:
+        return cell.cell.id in self._measured or any(earlier.cell.id == cell.cell.id for earlier in self._earlier)

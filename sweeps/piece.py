@@ -32,6 +32,8 @@ from resbench.sweeps.session import run_plan
 SEARCHES = "optuna.db"
 SHORTEST_S = 20.0
 """Seconds below which another sweep is not begun."""
+DARING = 0.75
+"""Share of a piece's time that has to be left for a sweep to start with a run of unknown duration."""
 ARTIFACT_LIMIT = 2**20
 """Bytes; larger artifacts do not travel."""
 
@@ -75,6 +77,7 @@ def run_piece(
                     machine=machine,
                     target=target,
                     time_limit_s=left,
+                    daring=left > DARING * time_limit_s,
                     brought=True,
                     extend=True,  # whether it may differ from earlier pieces was asked above
                 )

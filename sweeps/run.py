@@ -116,7 +116,8 @@ class Runner:
                     self._stop()
             finally:
                 if self._deadline.over and self._tasks:
-                    self._deadline.held_back = True
+                    for task in self._tasks.values():
+                        self._deadline.cut_short(task.cell)
                     self._display.line(f"time is over: {len(self._tasks)} under way are stopped", "yellow")
                 for key in self._pool.kill_all():
                     self._abandon(self._tasks.pop(key))

@@ -40,11 +40,13 @@ def run_plan(
     console: Console | None = None,
     target: str = FIT,
     time_limit_s: float | None = None,
+    daring: bool = True,
 ) -> Summary:
     """Run what is left of a sweep. The caller holds its lock (`resbench.sweeps.lock`) and has warmed up the fork server.
 
     folder: the sweep's own, for logs and configurations. ``target`` names the function that trains, ``module:function`` with the signature of
-    `resbench.harness.fit.fit`; it is imported in every trial process. ``time_limit_s``: start no run that would not end within so many seconds.
+    `resbench.harness.fit.fit`; it is imported in every trial process. ``time_limit_s``: start no run that would not end within so many
+    seconds; ``daring``: but for the first one, if its like has never been measured.
 
     take_over: go on with what somebody else kept, see `resbench.sweeps.keeper`. brought: its runs and searches were brought here, from whoever kept
     them.
@@ -86,7 +88,7 @@ def run_plan(
         throughput=expected,
         console=console,
         target=target,
-        deadline=None if time_limit_s is None else Deadline(time_limit_s, expected),
+        deadline=None if time_limit_s is None else Deadline(time_limit_s, expected, plan.cells, daring=daring),
     )
     with _closing(ledger):
         summary = runner.run()

@@ -129,7 +129,9 @@ def cell(name: str, flops_per_token: int, tokens: int = 100) -> CellPlan:
 
 def test_durations_are_learned_from_the_cell_itself_or_the_one_most_like_it() -> None:
     now = [0.0]
-    deadline = Deadline(100, Throughput(100.0, "", {"known": 50.0}), clock=lambda: now[0])
+    deadline = Deadline(
+        100, Throughput(100.0, "", {"known": 50.0}), clock=lambda: now[0]
+    )  # no cells: it knows none's like
     assert deadline.seconds(cell("a", 10)) == 100 * 10 / 100 + 1.5
     deadline.ended(cell("small", 10), 6.0, 4.0)
     deadline.ended(cell("large", 1000), 40.0, 39.0)
@@ -144,3 +146,16 @@ def test_durations_are_learned_from_the_cell_itself_or_the_one_most_like_it() ->
     assert deadline.fits(cell("small", 10))
     assert deadline.held_back
     assert deadline.longest == 40.0
+
+
+def test_the_first_run_may_be_one_that_nobody_has_measured() -> None:
+    """A larger cell is expected to take too long by what a small one took per FLOP; without daring, it would never have its turn."""
+    small, large = cell("small", 10), cell("large", 1000)
+    expected = Throughput(100.0, "", {"small": 50.0})
+    assert Deadline(100, expected, [small, large], clock=lambda: 0.0).seconds(large) == 100 * (100 / 50 + 1.5)
+    assert not Deadline(100, expected, [small, large], clock=lambda: 0.0).fits(large)
+    daring = Deadline(100, expected, [small, large], daring=True, clock=lambda: 0.0)
+    assert daring.fits(large)
+    assert not daring.fits(cell("other", 1000)), "the first one only"
+    known = Deadline(100, Throughput(100.0, "", {"large": 0.5}), [small, large], daring=True, clock=lambda: 0.0)
+    assert not known.fits(large), "200 s are known, and too many"
