@@ -1,10 +1,17 @@
 """A scheme from somebody else's package, as `resbench new-scheme` writes it, is listed, swept beside the built-ins and ranked."""
 
 import json
+import shutil
 import sqlite3
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from resbench.harness.cli import main
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 SWEEP = """
 name: plugged
@@ -19,13 +26,16 @@ seeds: [0, 1]
 
 
 @pytest.mark.slow
-def test_a_plugin_is_listed_swept_and_ranked(resbench, plugin_site: Path, tmp_path: Path) -> None:
+def test_a_plugin_is_listed_swept_and_ranked(
+    resbench: Command, plugin_site: Path, tmp_path: Path, empty_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     listed = resbench("list", site=plugin_site)
     assert listed.returncode == 0, listed.stderr
     line = next(line for line in listed.stdout.splitlines() if "damped" in line)
     assert "resbench-damped" in line
     assert "0.1.0" in line
-    assert "resbench-damped" not in resbench("list").stdout
+    assert main(["list"]) == 0  # this process has it nowhere on its path
+    assert "resbench-damped" not in capsys.readouterr().out
 
     corpus = tmp_path / "corpus"
     corpus.mkdir()
@@ -34,6 +44,8 @@ def test_a_plugin_is_listed_swept_and_ranked(resbench, plugin_site: Path, tmp_pa
     sweep = tmp_path / "plugged.yaml"
     sweep.write_text(SWEEP % corpus)
     runs = tmp_path / "runs"
+    runs.mkdir()
+    shutil.copy(empty_store, runs)
     swept = resbench("sweep", "run", str(sweep), "--output-dir", str(runs), site=plugin_site)
     assert swept.returncode == 0, swept.stdout + swept.stderr
 

@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from open_at_once import open_at_once
 
 from resbench.harness.store import default_tracking_uri, experiment_id, open_store, sqlite_path
 
@@ -97,21 +98,12 @@ def test_an_unreachable_server_fails_in_seconds(scheme: str) -> None:
         assert time.monotonic() - start < 10
 
 
-def _open(uri: str, barrier: "multiprocessing.synchronize.Barrier", answers: "multiprocessing.Queue[str]") -> None:
-    try:
-        barrier.wait(60)
-        client = open_store(uri)
-        answers.put(experiment_id(client, uri, "shared"))
-    except BaseException as error:
-        answers.put(repr(error))
-
-
 @pytest.mark.slow
 def test_processes_may_create_the_database_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(3), context.Queue()
     uri = default_tracking_uri(tmp_path / "new")
-    workers = [context.Process(target=_open, args=(uri, barrier, answers)) for _ in range(3)]
+    workers = [context.Process(target=open_at_once, args=(uri, barrier, answers)) for _ in range(3)]
     for worker in workers:
         worker.start()
     found = {answers.get(timeout=120) for _ in workers}
