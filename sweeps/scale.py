@@ -49,7 +49,10 @@ class Latency:
 
 @dataclass(frozen=True)
 class Measurement:
-    """``workers`` at once. ``trials`` ended in ``seconds``; CPU seconds are those of all workers, and of the whole machine, in that time."""
+    """``workers`` at once. ``trials`` ended in ``seconds``.
+
+    CPU seconds in that time are those of all workers, of the server's connections (None unless it is on this machine), and of everything here.
+    """
 
     workers: int
     trials: int
@@ -58,6 +61,7 @@ class Measurement:
     missed_claims: int
     """Claims that another worker was faster with."""
     worker_cpu_s: float
+    server_cpu_s: float | None
     machine_cpu_s: float
     queue_s: float
     """Queueing the trials."""
@@ -94,20 +98,22 @@ def measure(url: str, workers: int, trials: int, limit_s: float, name: str) -> M
     storage.remove_session()
     storage.engine.dispose()  # a connection must not be shared with a forked process
     context = multiprocessing.get_context("fork")
-    ready, go = context.Barrier(workers + 1), context.Event()
+    ready, go, read = context.Barrier(workers + 1), context.Event(), context.Event()
     pipes = [context.Pipe(duplex=False) for _ in range(workers)]
     processes = [
-        context.Process(target=_work, args=(url, plan, limit_s, ready, go, there), daemon=True) for _, there in pipes
+        context.Process(target=_work, args=(url, plan, limit_s, (ready, go, read), there), daemon=True)
+        for _, there in pipes
     ]
     for process in processes:
         process.start()
     for _, there in pipes:
         there.close()
     ready.wait(timeout=600)
-    before, begun = _machine_cpu(), time.monotonic()
+    server_before, before, begun = _server_cpu(url), _machine_cpu(), time.monotonic()
     go.set()
     tallies: list[_Tally] = [here.recv() for here, _ in pipes]
-    seconds, cpu = time.monotonic() - begun, _machine_cpu() - before
+    seconds, cpu, server = time.monotonic() - begun, _machine_cpu() - before, _server_cpu(url)
+    read.set()
     for process in processes:
         process.join()
     _check(url, name, sum(tally.ended for tally in tallies), trials)
@@ -118,6 +124,7 @@ def measure(url: str, workers: int, trials: int, limit_s: float, name: str) -> M
         latency={name: _latency([s for tally in tallies for s in tally.seconds[name]]) for name in OPERATIONS},
         missed_claims=sum(tally.missed for tally in tallies),
         worker_cpu_s=sum(tally.cpu_s for tally in tallies),
+        server_cpu_s=None if server is None or server_before is None else server - server_before,
         machine_cpu_s=cpu,
         queue_s=queue_s,
         start_s=max(tally.start_s for tally in tallies),
@@ -179,9 +186,10 @@ class _NoBooks:
         return None
 
 
-def _work(url: str, plan: Plan, limit_s: float, ready: Any, go: Any, results: Connection) -> None:
-    """The body of a simulated worker."""
+def _work(url: str, plan: Plan, limit_s: float, signals: tuple[Any, Any, Any], results: Connection) -> None:
+    """The body of a simulated worker. It stays connected until the server's CPU time has been read."""
     begun = time.monotonic()
+    ready, go, read = signals
     storage = open_shared(url, _HEARTBEAT_S)
     queue = _TimedQueue(storage, plan.spec.name)
     books: Any = _NoBooks()
@@ -205,6 +213,7 @@ def _work(url: str, plan: Plan, limit_s: float, ready: Any, go: Any, results: Co
         queue.tally.cpu_s = time.process_time() - before
     results.send(queue.tally)
     results.close()
+    read.wait()
 
 
 def _entry(planned: PlannedRun) -> Entry:
@@ -252,6 +261,27 @@ def _latency(seconds: Sequence[float]) -> Latency:
     at: Callable[[int], float] = lambda p: 1e3 * cuts[p - 1]  # noqa: E731
     cuts = statistics.quantiles(seconds, n=100, method="inclusive")
     return Latency(len(seconds), 1e3 * statistics.fmean(seconds), *(at(p) for p in PERCENTILES))
+
+
+def _server_cpu(url: str) -> float | None:
+    """CPU seconds so far of the processes that serve connections; None for a server elsewhere."""
+    engine = create_engine(url)
+    try:
+        if engine.dialect.name != "postgresql" or engine.url.host not in ("127.0.0.1", "localhost", "::1"):
+            return None
+        with engine.connect() as connection:
+            pids = connection.execute(text("select pid from pg_stat_activity where pid <> pg_backend_pid()")).scalars()
+            return sum(_cpu_of(pid) for pid in pids)
+    finally:
+        engine.dispose()
+
+
+def _cpu_of(pid: int) -> float:
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _machine_cpu() -> float:

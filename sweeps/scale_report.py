@@ -98,8 +98,7 @@ def table(measured: Sequence[Measurement], loads: Sequence[float]) -> str:
         "trials/s",
         "ended",
         *(f"{WORDS[name]}, ms" for name in OPERATIONS),
-        "cores: workers",
-        "cores: all",
+        "cores: workers / server / all",
         "load before",
     ]
     lines = [f"| {' | '.join(heads)} |", f"| {' | '.join('---' for _ in heads)} |"]
@@ -110,12 +109,15 @@ def table(measured: Sequence[Measurement], loads: Sequence[float]) -> str:
             f"{one.trials_per_s:.1f}",
             f"{one.trials} in {one.seconds:.0f} s",
             *(f"{it.p50:.1f} / {it.p95:.1f} / {it.p99:.1f}" for it in latencies),
-            f"{one.worker_cpu_s / one.seconds:.2f}",
-            f"{one.machine_cpu_s / one.seconds:.2f}",
+            " / ".join(_cores(spent, one.seconds) for spent in (one.worker_cpu_s, one.server_cpu_s, one.machine_cpu_s)),
             f"{load:.1f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cores(cpu_s: float | None, seconds: float) -> str:
+    return "?" if cpu_s is None else f"{cpu_s / seconds:.2f}"
 
 
 def verdict(measured: Sequence[Measurement], cores: int) -> str:
@@ -123,8 +125,9 @@ def verdict(measured: Sequence[Measurement], cores: int) -> str:
     best = max(measured, key=lambda one: one.trials_per_s)
     enough = saturation(measured)
     busy = best.machine_cpu_s / best.seconds
+    worker, server = (_cores(spent, best.seconds) for spent in (best.worker_cpu_s, best.server_cpu_s))
     limit = (
-        f"all {cores} cores are busy then, {best.worker_cpu_s / best.seconds:.1f} of them with the simulated workers themselves"
+        f"all {cores} cores are busy then, {worker} with the simulated workers, {server} with the server"
         if busy > 0.9 * cores
         else f"{busy:.1f} of {cores} cores are busy then: the database waits for its disk or for locks"
     )

@@ -45,14 +45,14 @@ def test_more_workers_than_the_server_has_connections_for_are_refused(database: 
 
 def measured(workers: int, per_second: float, cpu_s: float = 20.0) -> Measurement:
     latency = {"look": Latency(1, 1, 1, 1, 1)}
-    return Measurement(workers, int(per_second * 10), 10.0, latency, 0, cpu_s / 2, cpu_s, 0.0, 0.0)
+    return Measurement(workers, int(per_second * 10), 10.0, latency, 0, cpu_s / 2, cpu_s / 4, cpu_s, 0.0, 0.0)
 
 
 def test_it_is_saturated_where_more_workers_bring_less_than_a_tenth() -> None:
     runs = [measured(1, 50), measured(2, 95), measured(4, 180), measured(8, 199), measured(16, 190)]
     assert saturation(runs).workers == 4  # 180 is above nine tenths of 199, 95 is not
     assert verdict(runs, cores=2).endswith(
-        "all 2 cores are busy then, 1.0 of them with the simulated workers themselves."
+        "all 2 cores are busy then, 1.00 with the simulated workers, 0.50 with the server."
     )
     idle = [measured(1, 50, cpu_s=8.0)]
     assert "0.8 of 2 cores are busy then" in verdict(idle, cores=2)
