@@ -17,7 +17,7 @@ from resbench.results.cli import folder_name, main
 
 
 def test_a_study_is_built_where_it_is_asked_for_and_printed(
-    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_figures: None
 ) -> None:
     assert main(["build", "--study", "demo", "--tracking-uri", store.uri, "--out", str(tmp_path / "site")]) == 0
     assert json.loads((tmp_path / "site" / "leaderboard.json").read_text())["study"] == "demo"

@@ -89,10 +89,6 @@ def test_every_form_and_every_figure_is_there_with_its_numbers(files: Files) -> 
     assert set(files) == expected | pages | {"leaderboard.md", "leaderboard.json", "leaderboard.csv"}
 
 
-def test_the_same_runs_give_the_same_bytes(files: Files, demo: Leaderboard, store: Store) -> None:
-    assert publish.files_of(demo, store.uri) == files
-
-
 def test_the_json_form_has_its_version_and_only_finite_numbers(files: Files, demo: Leaderboard) -> None:
     content = json.loads(
         text(files, "leaderboard.json"), parse_constant=lambda name: pytest.fail(f"{name} in the JSON")
