@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resbench.results import publication
+from resbench.results.publish_cli import add_command as add_publish_command
 from resbench.results.submission.cli import add_commands as add_submission_commands
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
         help="largest difference in loss that counts as none, for the equivalence tests (default: 0.01 nats/token)",
     )
     add_submission_commands(commands)
-    publication.add_command(commands)
+    add_publish_command(commands)
     return parser
 
 

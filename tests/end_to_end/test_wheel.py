@@ -31,7 +31,7 @@ def test_the_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
     assert tops == {"resbench"}
     folders = {name.split("/")[1] for name in names if name.startswith("resbench/")}
     assert folders == {"architectures", "harness", "kernels", "results", "sweeps", "tasks"}
-    assert "resbench/sweeps/demo.yaml" in names
+    assert {"resbench/sweeps/demo.yaml", "resbench/results/tracks.yaml"} <= set(names)
     assert any(name.startswith("resbench/results/templates/") for name in names)
     assert "resbench/harness/templates/scheme/module.py.template" in names
     assert not any("published" in name for name in names)
