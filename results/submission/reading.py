@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from resbench.results.columns import printable
-from resbench.results.submission.configs import unsound
-from resbench.results.submission.schema import Submission, digest_of
+from resbench.results.submission.configs import MOST_CONFIGS, unsound
+from resbench.results.submission.schema import MOST_RUNS, Submission, SubmittedRun, digest_of
 
 MOST_BYTES = 16 * 2**20
 """5000 runs take less than half of this."""
@@ -64,6 +65,8 @@ def parse_submission(raw: bytes) -> Submission:
         raise Refused([f"not JSON in UTF-8: {str(error)[:200]}"]) from error
     if not isinstance(content, dict):
         raise Refused([f"a submission is a JSON object, this is a {type(content).__name__}"])
+    if crowded := _crowded(content):
+        raise Refused([crowded])
     submission = validated(content)
     expected = digest_of(submission.content())
     if problems := list(unsound(submission.configs)):
@@ -75,6 +78,22 @@ def parse_submission(raw: bytes) -> Submission:
             ]
         )
     return submission
+
+
+def _crowded(content: dict[str, Any]) -> str:
+    """What there is too much of; empty if nothing. Asked first: a validator would collect millions of errors, at a kilobyte each."""
+    for name, members, most in (
+        ("", content, len(Submission.model_fields)),
+        ("runs", content.get("runs"), MOST_RUNS),
+        ("configs", content.get("configs"), MOST_CONFIGS),
+    ):
+        if isinstance(members, dict | list) and len(members) > 2 * most:
+            return f"{name or 'the file'}: {len(members)} entries, at most {most}"
+    runs = content.get("runs")
+    for position, run in enumerate(runs if isinstance(runs, list) else []):
+        if isinstance(run, dict | list) and len(run) > 2 * len(SubmittedRun.model_fields):
+            return f"runs[{position}]: {len(run)} entries, at most {len(SubmittedRun.model_fields)}"
+    return ""
 
 
 def validated(content: dict[str, Any]) -> Submission:
@@ -93,8 +112,7 @@ def _constant(name: str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise Refused([f"key {twice[:60]!r} twice in one object: which one counts would depend on the reader"])
     return found
 

@@ -172,6 +172,30 @@ def test_more_rows_than_anybody_ran(honest: Content, tmp_path: Path, capsys: pyt
     assert f"more than {MOST_BYTES // 2**20} MiB" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (
+            b'{"configs":{%s}}' % b",".join(b'"%x":{}' % i for i in range(100_000)),
+            "configs: 100000 entries, at most 2000",
+        ),
+        (b'{"runs":[%s]}' % b",".join([b"{}"] * 100_000), "runs: 100000 entries, at most 5000"),
+        (b"{%s}" % b",".join(b'"%x":1' % i for i in range(100_000)), "the file: 100000 entries"),
+        (b'{"runs":[{%s}]}' % b",".join(b'"%x":1' % i for i in range(100_000)), "runs[0]: 100000 entries"),
+    ],
+)
+def test_a_crowd_is_counted_before_it_is_looked_at(raw: bytes, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen megabytes of wrong keys would otherwise be two gigabytes of errors and half a minute."""
+    monkeypatch.setattr("resbench.results.submission.reading.validated", lambda _content: pytest.fail("validated"))
+    assert reason in refusals(raw)
+
+
+def test_looking_for_a_key_that_is_there_twice_takes_no_square_of_the_time() -> None:
+    """Among two hundred thousand keys; comparing each with every other would take minutes."""
+    keys = b",".join(b'"%x":1' % i for i in range(200_000))
+    assert "key '30d3f' twice" in refusals(b'{%s,"30d3f":1}' % keys)
+
+
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert main(["check", str(tmp_path / "pipe")]) == 1
