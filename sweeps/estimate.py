@@ -29,7 +29,7 @@ class Throughput:
 
     def total_seconds(self, plan: Plan, workers: int) -> float:
         """The whole sweep; pruning is not foreseen."""
-        return sum(self.seconds(cell) for cell in plan.cells) * plan.runs_per_cell / min(workers, plan.runs)
+        return sum(self.seconds(cell) for cell in plan.cells) * plan.trainings_per_cell / min(workers, plan.runs)
 
 
 def throughput(plan: Plan, measured: Iterable[tuple[str, float, float]], threads: int, gpus: int) -> Throughput:

@@ -93,6 +93,11 @@ class Plan:
         return self.trials + len(self.spec.seeds)
 
     @property
+    def trainings_per_cell(self) -> int:
+        """As `runs_per_cell`, with a search trial counted once for each seed it is trained with."""
+        return self.trials * (self.spec.search.seeds_per_trial if self.spec.search else 1) + len(self.spec.seeds)
+
+    @property
     def runs(self) -> int:
         return len(self.cells) * self.runs_per_cell
 

@@ -46,11 +46,13 @@ def totals(plan: Plan, throughput: Throughput, workers: int) -> list[str]:
     seeds = plural(len(spec.seeds), "seed")
     cells = plural(len(plan.cells), "cell")
     if spec.search:
-        per_cell = f"{cells} x ({plan.trials} search trials with seed {spec.search.seed} + {seeds} at the best found)"
+        first, *others = spec.search.trial_seeds
+        trained = f"seeds {first} to {others[-1]} each" if others else f"seed {first}"
+        per_cell = f"{cells} x ({plan.trials} search trials with {trained} + {seeds} at the best found)"
     else:
         per_cell = f"{cells} x {seeds}"
-    tokens = sum(cell.tokens for cell in plan.cells) * plan.runs_per_cell
-    flops = sum(cell.flops for cell in plan.cells) * plan.runs_per_cell
+    tokens = sum(cell.tokens for cell in plan.cells) * plan.trainings_per_cell
+    flops = sum(cell.flops for cell in plan.cells) * plan.trainings_per_cell
     time = duration(throughput.total_seconds(plan, workers))
     return [
         f"{plural(plan.runs, 'run')} = {per_cell}; {count(tokens)} tokens, {count(flops)} training FLOPs"

@@ -100,7 +100,9 @@ def test_a_seed_that_diverges_ends_the_trial(trial: Any) -> None:
 
 
 @pytest.mark.figures
-def test_a_sweep_with_several_seeds_per_trial(sweep_file: Sweep, output_dir: Path) -> None:
+def test_a_sweep_with_several_seeds_per_trial(
+    sweep_file: Sweep, output_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Two trials of five seeds: the pruner sees seeds as its steps, the books see two trials, and the search's figures are kept."""
     file = sweep_file(
         "exclude: [{scheme: [hc, mhc]}]\nsearch: {trials: 2, seed: 77, sampler: random, pruner: wilcoxon, seeds_per_trial: 5,"
@@ -117,6 +119,12 @@ def test_a_sweep_with_several_seeds_per_trial(sweep_file: Sweep, output_dir: Pat
     assert trained == [4 if given_up else 5 for given_up in pruned]
     record = json.loads(Path(client.download_artifacts(parent(client, experiment), "sweep/plan.json")).read_text())
     assert record["search"]["seeds_per_trial"] == 5
+    # 2 trials of 5 seeds and 2 final runs of 400 tokens.
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (
+        "4 runs = 1 cell x (2 search trials with seeds 77 to 81 each + 2 seeds at the best found); 4.8k tokens"
+        in printed
+    )
     folder = "search/scheme=resnet"
     assert {file.path for file in client.list_artifacts(parent(client, experiment), folder)} == {
         f"{folder}/{name}.png" for name in ("history", "slice", "intermediate")
