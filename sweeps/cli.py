@@ -112,8 +112,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
                 "--heartbeat",
                 metavar="S",
                 type=_positive,
-                default=15,
-                help="seconds between signs of life; a worker silent for four times as long is dead (default: %(default)s)",
+                help="seconds between signs of life; a worker silent for four times as long is dead (default: that of the workers at it, or 15)",
             )
         if name == "slurm":
             add("--array", metavar="N", type=_positive, default=4, help="worker jobs (default: %(default)s)")

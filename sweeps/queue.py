@@ -41,7 +41,7 @@ from resbench.sweeps.heartbeats import (
 DEATHS = 3
 """Workers that may die over one planned run before it counts as failed: it is more likely to be the cause than the victim."""
 _AT_ONCE = 500
-_STOP, _BOOKS = "stop", "books"
+_STOP, _BOOKS, _SIGNS = "stop", "books", "signs of life"
 _ATTRIBUTES: Any = models.TrialUserAttributeModel.__table__
 _STUDIES: Any = models.StudyModel.__table__
 _NOTES: Any = models.StudyUserAttributeModel.__table__
@@ -85,7 +85,10 @@ class RunQueue:
         study = optuna.create_study(study_name=f"{sweep}/#runs", storage=storage, load_if_exists=True)
         self._storage = storage
         self._id = storage.get_study_id_from_name(study.study_name)
-        self._grace_s = float(storage.grace_period or 4 * HEARTBEAT_S)
+        agreed = self._note(_SIGNS)
+        signs: list[float] = json.loads(agreed) if agreed else [storage.heartbeat_interval or HEARTBEAT_S]
+        self.interval_s = float(signs[0])
+        self.grace_s = float(signs[1] if agreed else storage.grace_period or 4 * self.interval_s)
         self._attempts: dict[int, Attempt] = {}  # as last seen, by trial id
         # SQLite has no row locks: two workers could both find the attempt waiting. It is of one machine, so a file can guard it.
         url = storage.engine.url
@@ -135,7 +138,7 @@ class RunQueue:
             times = {trial_id: (silence, age) for trial_id, silence, age in connection.execute(query)}
             attempts = _read(connection, list(times))
         return [
-            Held(attempt, float(times[attempt.trial_id][0]), float(times[attempt.trial_id][1] or 0.0), self._grace_s)
+            Held(attempt, float(times[attempt.trial_id][0]), float(times[attempt.trial_id][1] or 0.0), self.grace_s)
             for attempt in attempts
         ]
 
@@ -184,12 +187,12 @@ class RunQueue:
         """End the attempts whose workers are dead."""
         for trial_id in self.silent():
             with self._guard, self._storage.engine.begin() as connection:
-                take_if_silent(connection, self._storage, trial_id, self._grace_s)
+                take_if_silent(connection, self._storage, trial_id, self.grace_s)
 
     def silent(self) -> set[int]:
         """Trial ids of the attempts whose workers have not been heard of for the grace period."""
         with self._storage.engine.connect() as connection:
-            return silent(connection, self._storage, self._id, self._grace_s)
+            return silent(connection, self._storage, self._id, self.grace_s)
 
     def worn_out(self, attempt: Attempt) -> str | None:
         """Why an abandoned attempt is not worth another one; None while it is."""
@@ -223,6 +226,21 @@ class RunQueue:
 
     def belongs_to(self, books: str) -> None:
         self._storage.set_study_user_attr(self._id, _BOOKS, books)
+
+    def agree(self, interval_s: float, grace_s: float, *, insist: bool) -> None:
+        """Settle how often workers say that they live, and after how long a silence one is dead: the same for all that work together.
+
+        Raises ValueError if others work by other numbers and this worker was told to ``insist`` on its own.
+        """
+        mine, agreed = [interval_s, grace_s], self._note(_SIGNS)
+        if agreed is None or (json.loads(agreed) != mine and not any(not held.silent for held in self.held())):
+            self._storage.set_study_user_attr(self._id, _SIGNS, mine)
+            self.interval_s, self.grace_s = interval_s, grace_s
+        elif insist and json.loads(agreed) != mine:
+            raise ValueError(
+                f"--heartbeat {interval_s:g}: the workers that are at it send a sign of life every {self.interval_s:g} s, and one is dead after "
+                f"{self.grace_s:g}. All must go by the same numbers: leave --heartbeat out, or start when they have gone"
+            )
 
     def _note(self, name: str) -> str | None:
         noted = select(_NOTES.c.value_json).where(_NOTES.c.study_id == self._id, _NOTES.c.key == name)

@@ -44,8 +44,7 @@ class SharedAgenda:
     ) -> None:
         self._plan, self._ledger, self._worker, self._patience = plan, ledger, worker, patience
         self._queue = queue
-        self._interval = float(storage.heartbeat_interval or 1)
-        self._grace = float(storage.grace_period or 2 * self._interval)
+        self._interval, self._grace = queue.interval_s, queue.grace_s
         self._searches: dict[str, CellSearch] = {}
         if plan.spec.search:
             for cell in plan.cells:

@@ -36,7 +36,7 @@ def work(
     machine: Machine,
     extend: bool = False,
     take_over: bool = False,
-    heartbeat_s: int = HEARTBEAT_S,
+    heartbeat_s: int | None = None,
     grace_s: int | None = None,
     console: Console | None = None,
     target: str = FIT,
@@ -56,7 +56,8 @@ def work(
     client = open_store(tracking_uri)
     patience = Patience()
     with opening(url, name):
-        shared = open_shared(url, heartbeat_s, grace_s)
+        interval = heartbeat_s or HEARTBEAT_S
+        shared = open_shared(url, interval, grace_s)
         ledger = PatientLedger(client, experiment_id(client, tracking_uri, name), name, patience)
         ledger.load()
         keeper = Keeper.here("workers", storage)
@@ -69,6 +70,7 @@ def work(
                 raise ValueError(refused)
         if queue.stopping:
             raise ValueError(f"{name} was asked to stop: `resbench sweep stop --undo` lets workers start again")
+        queue.agree(interval, grace_s or 4 * interval, insist=heartbeat_s is not None)
         queue.belongs_to(ledger.begin(output_dir, file_text, plan, keeper))
         agenda = SharedAgenda(plan, ledger, shared, queue, worker := worker_name(), patience)
         agenda.prepare()

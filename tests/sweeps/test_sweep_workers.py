@@ -90,6 +90,22 @@ def test_a_silent_worker_loses_its_run_and_a_third_death_ends_it(queue: RunQueue
     assert queue.claim(queue.latest()["a"], "worker")
 
 
+def test_workers_go_by_the_same_signs_of_life(queue: RunQueue, storage: str, request: pytest.FixtureRequest) -> None:
+    """One that waits for 60 s would lose every run to one that waits for 4."""
+    queue.add(["a"])
+    queue.agree(15.0, 60.0, insist=True)
+    assert queue.claim(queue.latest()["a"], "worker")
+    second = RunQueue(open_shared(storage_url(storage), 1, 4), request.node.name)
+    assert (second.interval_s, second.grace_s) == (15.0, 60.0)
+    with pytest.raises(ValueError, match="--heartbeat 1: .* every 15 s, and one is dead after 60"):
+        second.agree(1.0, 4.0, insist=True)
+    second.agree(1.0, 4.0, insist=False)
+    assert (second.interval_s, second.grace_s) == (15.0, 60.0)
+    queue.complete(queue.latest()["a"], "complete")
+    second.agree(1.0, 4.0, insist=True)
+    assert RunQueue(open_shared(storage_url(storage)), request.node.name).grace_s == 4.0
+
+
 def wait_until_silent(queue: RunQueue, trial_id: int) -> None:
     deadline = time.monotonic() + 20
     while trial_id not in queue.silent():
