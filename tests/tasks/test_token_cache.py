@@ -94,7 +94,7 @@ def test_a_killed_build_leaves_nothing_half_written_and_no_lock(tmp_path: Path) 
 
     started = time.monotonic()
     corpus = load_or_build(tmp_path, "key", build)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30  # no lock that is waited for
     assert len(corpus.train) == 25
     assert not list((tmp_path / "tokens").glob("*.building-*"))
 
