@@ -156,5 +156,5 @@ def test_the_standard_library(tmp_path: Path) -> None:
     assert 0.99 < task.bytes_per_token <= 1.0
     # Text with about thirty common characters: between four and five bits a byte when each is predicted by itself.
     assert 4.0 < task.unigram_bits_per_byte < 5.2
-    assert not any("site-packages" in path for path, _, _ in task._files)
-    assert all((Path(sysconfig.get_path("stdlib")) / path).is_file() for path, _, _ in islice(task._files, 50))
+    assert not any("site-packages" in path for _, path, _, _ in task._files)
+    assert all((Path(sysconfig.get_path("stdlib")) / path).is_file() for _, path, _, _ in islice(task._files, 50))
