@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import multiprocessing
 import os
 import signal
@@ -10,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from typing import Any
 import yaml
 
 from resbench.harness import names
+
+MOST_BYTES = 2**16
+"""Of what a rerun says at its end."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,9 @@ def in_a_process(order: Order, timeout_s: float) -> Rerun:
     try:
         if not ours.poll(timeout_s):
             return Rerun("timeout", f"not done after {timeout_s:g} s")
-        found: Rerun = ours.recv()
+        found = Rerun(
+            **json.loads(ours.recv_bytes(MOST_BYTES))
+        )  # plain data: what ran a stranger's configuration is not unpickled
         process.join(timeout=5)
         return found
     except EOFError:
@@ -82,7 +88,7 @@ def _child(order: Order, connection: Connection) -> None:
     out = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(out, stream)
-    connection.send(here(order))
+    connection.send_bytes(json.dumps(asdict(here(order))).encode())
     connection.close()
     sys.stdout.flush()
 
