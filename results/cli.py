@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resbench.harness.processes import importing
 from resbench.results.publish_cli import add_command as add_publish_command
 from resbench.results.submission.cli import add_commands as add_submission_commands
 
@@ -52,17 +53,18 @@ def build(
     """
     from rich.console import Console
 
-    from resbench.harness.store import default_tracking_uri
-    from resbench.results.conformance import load_badges
-    from resbench.results.leaderboard import make_leaderboard
-    from resbench.results.publish import PAGE, Rules, files_of, write_files
-    from resbench.results.runs import load_runs
-    from resbench.results.source import open_source
-    from resbench.results.statistics import MARGIN
-    from resbench.results.submission.verification import load_verifications, with_verification
-    from resbench.results.terminal import print_leaderboard
-    from resbench.results.tracks import load_tracks, place
-    from resbench.results.tuning import learning_rate_curves
+    with importing():
+        from resbench.harness.store import default_tracking_uri
+        from resbench.results.conformance import load_badges
+        from resbench.results.leaderboard import make_leaderboard
+        from resbench.results.publish import PAGE, Rules, files_of, write_files
+        from resbench.results.runs import load_runs
+        from resbench.results.source import open_source
+        from resbench.results.statistics import MARGIN
+        from resbench.results.submission.verification import load_verifications, with_verification
+        from resbench.results.terminal import print_leaderboard
+        from resbench.results.tracks import load_tracks, place
+        from resbench.results.tuning import learning_rate_curves
 
     badges = load_badges(conformance)
     records = load_verifications(verifications)

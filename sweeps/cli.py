@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resbench.harness.processes import importing
+
 if TYPE_CHECKING:
     from resbench.sweeps.machine import Machine, Offer
     from resbench.sweeps.plan import Plan
@@ -263,7 +265,9 @@ def _plan(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.N
 
 
 def _make_plan(spec: "SweepSpec", file: Path) -> "Plan":
-    from resbench.sweeps.plan import make_plan
+    with importing():
+        import resbench.harness.fit  # noqa: F401  (it builds each model once)
+        from resbench.sweeps.plan import make_plan
 
     try:
         return make_plan(spec)
