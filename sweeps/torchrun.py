@@ -4,6 +4,7 @@ The agent runs in the trial's own process, which passes the first rank's validat
 one of them fails, and none outlives the trial. SIGTERM reaches every rank, which save a checkpoint together.
 """
 
+import copy
 import ctypes
 import json
 import os
@@ -178,7 +179,10 @@ def _reporter(connection: Connection) -> Callable[[int, float], None]:
 def _portable(error: BaseException) -> BaseException:
     """The error, if it survives being sent to another process."""
     try:
-        pickle.loads(pickle.dumps(error))
+        pickle.dumps(error)
+        copy.copy(
+            error
+        )  # makes it again as the other end will: some errors' constructors take other arguments than they keep
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
