@@ -124,15 +124,18 @@ def verdict(measured: Sequence[Measurement], cores: int) -> str:
     """Where it saturates, and what limits it."""
     best = max(measured, key=lambda one: one.trials_per_s)
     enough = saturation(measured)
-    busy = best.machine_cpu_s / best.seconds
-    worker, server = (_cores(spent, best.seconds) for spent in (best.worker_cpu_s, best.server_cpu_s))
-    limit = (
-        f"all {cores} cores are busy then, {worker} with the simulated workers, {server} with the server"
-        if busy > 0.9 * cores
-        else f"{busy:.1f} of {cores} cores are busy then: the database waits for its disk or for locks"
-    )
-    most = f"at most {best.trials_per_s:.0f} with {best.workers}"
-    return f"Saturated from {enough.workers} workers on: {enough.trials_per_s:.0f} trials/s, {most}; {limit}."
+    busy, server = best.machine_cpu_s / best.seconds, best.server_cpu_s
+    most = f"{enough.trials_per_s:.0f} trials/s from {enough.workers} workers on, at most {best.trials_per_s:.0f} with {best.workers}"
+    each = f"a trial costs {1e3 * best.worker_cpu_s / best.trials:.0f} ms of CPU time in its worker"
+    if server is None:
+        return f"{most}; {each}."
+    each += f" and {1e3 * server / best.trials:.0f} ms in the server"
+    others = busy - (best.worker_cpu_s + server) / best.seconds
+    if others > 0.25 * cores:
+        return f"{most}, where other programs had {others:.1f} of {cores} cores: no measure of what the queue can do; {each}."
+    if busy > 0.9 * cores:
+        return f"Saturated: {most}; all {cores} cores are busy, {each}."
+    return f"Saturated: {most}; {busy:.1f} of {cores} cores are busy, so it waits for the disk or for locks; {each}."
 
 
 def as_json(

@@ -9,7 +9,9 @@ parameters, so that the budget of every cell stays exactly ``search.trials``.
 """
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -59,7 +61,8 @@ class CellSearch:
         if number >= self._search.trials:
             return None
         self._study.sampler = make_sampler(self._search, number)
-        trial = self._study.ask()
+        with _sampling():
+            trial = self._study.ask()
         self._live[trial.number] = trial
         return trial.number
 
@@ -71,7 +74,8 @@ class CellSearch:
         """The hyper-parameters of a trial, drawn on the first call and the same ever after."""
         trial = self._trial(number)
         self._study.sampler = make_sampler(self._search, number)
-        return {key: _suggest(trial, key, distribution) for key, distribution in self._search.space.items()}
+        with _sampling():
+            return {key: _suggest(trial, key, distribution) for key, distribution in self._search.space.items()}
 
     def report(self, number: int, step: int, loss: float) -> bool:
         """Take note of a validation loss; True if the pruner gives the trial up.
@@ -168,6 +172,14 @@ class CellSearch:
             trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
             self._live[number] = Trial(self._study, trial_id)
         return self._live[number]
+
+
+@contextmanager
+def _sampling() -> Iterator[None]:
+    """Without the samplers' word, for each trial anew, that they take no notice of constraints; the winner keeps them all the same."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Constraints have been set")
+        yield
 
 
 def above(trial: optuna.trial.FrozenTrial) -> float:

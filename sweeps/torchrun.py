@@ -97,6 +97,8 @@ def fit(
         raise Preempted(*end.preempted)
     if end is not None and end.error is not None:
         raise end.error
+    if isinstance(failed, SignalException):  # it came before the ranks had anything to save
+        raise Preempted(0, None, run_id or "")
     if failed is not None or end is None or end.result is None:
         raise RuntimeError(_reason(failed)) from failed
     return end.result

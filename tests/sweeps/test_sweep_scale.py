@@ -51,8 +51,11 @@ def measured(workers: int, per_second: float, cpu_s: float = 20.0) -> Measuremen
 def test_it_is_saturated_where_more_workers_bring_less_than_a_tenth() -> None:
     runs = [measured(1, 50), measured(2, 95), measured(4, 180), measured(8, 199), measured(16, 190)]
     assert saturation(runs).workers == 4  # 180 is above nine tenths of 199, 95 is not
-    assert verdict(runs, cores=2).endswith(
-        "all 2 cores are busy then, 1.00 with the simulated workers, 0.50 with the server."
+    # 180 trials/s for 10 s; 20 CPU seconds of 2 cores, 10 of them in workers and 5 in the server: 5 are others'.
+    assert "other programs had" not in verdict(runs, cores=4)
+    assert "Saturated: 180 trials/s from 4 workers on, at most 199 with 8; 2.0 of 4 cores are busy" in verdict(
+        runs, cores=4
     )
-    idle = [measured(1, 50, cpu_s=8.0)]
-    assert "0.8 of 2 cores are busy then" in verdict(idle, cores=2)
+    assert "other programs had 0.5 of 1 cores" in verdict(runs, cores=1)
+    # 10 s in workers over 1990 trials.
+    assert "a trial costs 5 ms of CPU time in its worker and 3 ms in the server" in verdict(runs, cores=4)
