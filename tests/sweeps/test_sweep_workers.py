@@ -223,7 +223,9 @@ def test_a_trial_without_its_worker_s_heartbeats_ends_before_anyone_takes_its_ru
     begun = lease.now()
     right = lease.Lease(6.0, begun)
     config = tmp_path / "config.yaml"
-    config.write_text(f"output_dir: {tmp_path}\nmodel: {{stand_in: {{hangs: true}}}}\ntracking: {{uri: unused}}\n")
+    config.write_text(
+        f"output_dir: {tmp_path}\nmodel: {{stand_in: {{hangs: true}}}}\ntracking: {{uri: http://127.0.0.1:9}}\n"
+    )
     log = tmp_path / "log"
     target = "sweep_stand_ins:train"
     pool.start(Job("a", target, ("--config", str(config)), {}, "run", 1, None, log, tmp_path), 0, right)
