@@ -58,7 +58,7 @@ def index_page(
         facets=_facets(cells),
         views=VIEWS,
         view_of=view_of,
-        open_reasons=[(printable(cell), printable(reason)) for cell, reason in sorted(reasons.items())],
+        open_reasons=_by_reason(reasons),
         figures=[(figure, inline_svg(figure), is_wide(figure)) for figure in figures],
     )
 
@@ -108,6 +108,14 @@ def _tracks(cells: Sequence[Cell], tracks: Sequence[Track]) -> list[dict[str, An
             {"name": OPEN_TRACK, "title": "Open", "about": about, "facts": [("Rows", str(counts[OPEN_TRACK]))]}
         )
     return shown
+
+
+def _by_reason(reasons: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    """The cells in the open track under what keeps them there: a sweep's mostly share it."""
+    found: dict[str, list[str]] = {}
+    for cell, reason in sorted(reasons.items()):
+        found.setdefault(printable(reason), []).append(printable(cell))
+    return list(found.items())
 
 
 def _facets(cells: Sequence[Cell]) -> list[dict[str, Any]]:
