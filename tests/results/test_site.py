@@ -24,6 +24,7 @@ from resbench.results.runs import load_runs
 from resbench.results.scaling.study import scaling
 from resbench.results.site.environment import Navigation, slug
 from resbench.results.site.equations import inline, math, read_equations
+from resbench.results.site.index import index_page
 from resbench.results.site.method_text import SECTIONS
 from resbench.results.site.rows import VIEW_OF, table_columns, table_row, why_empty
 from resbench.results.site.scaling import laws_of, scaling_page
@@ -233,3 +234,14 @@ def test_a_ladder_has_a_scaling_page_and_two_sizes_have_none(
     shown = {row["label"]: row["alpha"] for row in laws.scaling.laws.to_dict(orient="records")}
     for alpha in shown.values():
         assert f">{alpha:.4g}<" in html
+
+
+def test_reasons_to_be_in_the_open_track_stand_once_on_the_index(demo: Leaderboard) -> None:
+    reasons = {
+        "cell <a>": "not in demo/1: 5 tokens",
+        "cell b": "not in demo/1: 5 tokens",
+        "cell c": "no track has this task",
+    }
+    html = index_page(demo, [], Navigation([]), [], reasons)
+    assert html.count("not in demo/1: 5 tokens") == 1
+    assert "<code>cell &lt;a&gt;</code>, <code>cell b</code>" in html
