@@ -18,7 +18,7 @@ from resbench.sweeps.database import open_shared, storage_url
 from resbench.sweeps.queue import RunQueue
 
 TOKENS_A_STEP = 64
-STEPS = 800
+STEPS = 1200  # so many that the first worker is asked long before it is done
 SWEEP = f"""
 name: preempted
 base:
