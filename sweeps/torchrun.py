@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from resbench.harness.errors import Preempted
+from resbench.harness.errors import PREEMPTED, Preempted
 from resbench.sweeps.target import Target, load
 
 if TYPE_CHECKING:
@@ -153,18 +153,40 @@ def _rank(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with(trial)
     first = os.environ["RANK"] == "0"
+    asked = _Asked()
     try:
         result = load(target)(argv, tags=tags, run_id=run_id, on_validation=_reporter(connection) if first else None)
+        if first:
+            connection.send(_End(result))
     except Preempted as error:
         if first:
             connection.send(_End(preempted=(error.tokens, error.checkpoint, error.run_id)))
-        return  # every rank was asked to stop: none has failed
     except BaseException as error:
         if first:
             connection.send(_End(error=_portable(error)))
         raise
-    if first:
-        connection.send(_End(result))
+    if asked.to_stop():
+        # To return would be to wait for the agent to fetch a result, while it waits for this process to end.
+        connection.close()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(PREEMPTED)
+
+
+class _Asked:
+    """Notes SIGTERM beside whoever handles it."""
+
+    def __init__(self) -> None:
+        self._read, write = os.pipe()
+        for end in (self._read, write):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+
+    def to_stop(self) -> bool:
+        try:
+            return signal.SIGTERM in os.read(self._read, 4096)
+        except BlockingIOError:
+            return False
 
 
 def _reporter(connection: Connection) -> Callable[[int, float], None]:
