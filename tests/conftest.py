@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", "RESBENCH_DEBUG"):
     os.environ.pop(name, None)
 
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As a shell starts what it puts in the background; processes of tests would inherit it, and some are sent Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Collecting tests imports every library there is. The garbage collector need not look at all that, neither now nor in each test.
 gc.disable()
