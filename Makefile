@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # One more than the cores of a small machine: some tests wait for servers and for processes they have killed.
-JOBS ?= 3
+JOBS ?= 4
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .PHONY: help demo test lint setup clean

@@ -119,7 +119,8 @@ def test_a_changed_sweep_is_not_mixed_with_earlier_pieces(tmp_path: Path, new_ma
 def test_a_limit_that_no_run_fits_is_said_and_not_tried_for_ever(
     tmp_path: Path, new_machine: Callable[[], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert piece(planned(tmp_path), tmp_path / "state", new_machine(), 1.0) == 1
+    endless = SWEEP.replace("learning_rate: 0.01", "learning_rate: 0.01, stand_in: {seconds: 600}")
+    assert piece(planned(tmp_path, endless), tmp_path / "state", new_machine(), 4.0) == 1
     assert "give a longer --time-limit or smaller runs" in capsys.readouterr().out
 
 
