@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# One more than the cores of a small machine: some tests wait for servers and for processes they have killed.
+# More than the cores of a small machine: some tests wait for servers and for processes they have killed.
 JOBS ?= 4
 export MLFLOW_DISABLE_TELEMETRY := true
 

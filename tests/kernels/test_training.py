@@ -25,7 +25,7 @@ def curve(scheme: str, steps: int, device: str, dtype: torch.dtype, width: int, 
         if not fused:
             patch.setattr(functional, "use_triton", lambda x, backend, n=None: False)
         for _ in range(steps):
-            tokens = torch.randint(32, (4, 9), generator=generator).sort(-1).values.to(device)
+            tokens = torch.randint(32, (2, 9), generator=generator).sort(-1).values.to(device)
             with torch.autocast(device, dtype, enabled=dtype != torch.float32):
                 loss = model(tokens[:, :-1], targets=tokens[:, 1:])
             optimizer.zero_grad()
