@@ -10,7 +10,7 @@ import os
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -258,9 +258,8 @@ def _latency(seconds: Sequence[float]) -> Latency:
     if len(seconds) < 2:
         value = 1e3 * seconds[0] if seconds else float("nan")
         return Latency(len(seconds), value, value, value, value)
-    at: Callable[[int], float] = lambda p: 1e3 * cuts[p - 1]  # noqa: E731
     cuts = statistics.quantiles(seconds, n=100, method="inclusive")
-    return Latency(len(seconds), 1e3 * statistics.fmean(seconds), *(at(p) for p in PERCENTILES))
+    return Latency(len(seconds), 1e3 * statistics.fmean(seconds), *(1e3 * cuts[p - 1] for p in PERCENTILES))
 
 
 def _server_cpu(url: str) -> float | None:

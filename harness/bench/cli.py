@@ -4,6 +4,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from resbench.harness.bench.data_cli import add_data_command
@@ -83,7 +84,7 @@ def start(arguments: argparse.Namespace) -> int:
     scheme = (arguments.scheme or ["resnet"])[0]
     with tempfile.TemporaryDirectory(prefix="resbench-bench-") as folder:
         plan = Plan(*_sizes(arguments, on_gpu), 1, 1, arguments.seed, Path(folder), tuple(arguments.set or ()))
-        say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
+        say = partial(print, file=sys.stderr, flush=True)
         starts = measure_starts(scheme, shape, plan, arguments.repeats, say)
     about = {
         "scheme": scheme,
