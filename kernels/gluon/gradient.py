@@ -6,7 +6,7 @@ written once. x' is made again from x and y, and its gradient never leaves the r
 
 A thread holds 8 neighbouring columns of one token, so that a token's coefficients and sums cost one register each. Only ``g phi`` is a
 product; it goes from the tensor cores' layout to that one through shared memory. PARTS programs share a block of tokens as in `write.py`;
-each leaves partial sums of dpost and dres, and of the gradient of the norm's weight.
+each leaves partial sums of dpost and dres.
 """
 # mypy: ignore-errors
 # (Gluon's language in Python's syntax: tuples grow, arguments have no annotations.)
@@ -44,7 +44,6 @@ def gradient_kernel(
     dx_ptr,  # [M, n, C], written
     dy_ptr,  # [M, C], written
     sums_ptr,  # [PARTS, M, n + n n] or [PARTS, M, n] float32, written: dpost, then dres
-    dweight_ptr,  # [blocks, C] float32, written
     M,
     n: gl.constexpr,
     C: gl.constexpr,
@@ -189,8 +188,6 @@ def gradient_kernel(
                     v += from_x[i] * x[i]
                 scaled = inverse * dv
                 if WEIGHS:
-                    partial = gl.sum(scaled * v, 0)
-                    gl.store(dweight_ptr + gl.program_id(1) * C + column, partial, mask=column < C)
                     weight = gl.load(weight_ptr + column, mask=column < C, other=0.0).to(gl.float32)
                     scaled = scaled * weight[None, :]
                 dv = scaled - pull * v

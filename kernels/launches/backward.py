@@ -24,13 +24,16 @@ def backward(
     bias: Tensor | None,
     weight: Tensor | None,
     kept: Tensor | None,
+    inverse: Tensor | None,
     dout: Tensor | None,
     du: Tensor | None,
     dpre: Tensor | None,
     dpost: Tensor | None,
     dres: Tensor | None,
 ) -> Gradients:
-    """Gradients of every input of `forward` from those of its outputs; ``pre`` is the one read with, given or computed."""
+    """Gradients of every input of `forward` from those of its outputs; ``pre`` is the one read with, given or computed, ``inverse`` [M] the
+    read's inverse RMS.
+    """
     M, n, C = x.shape
     wide: dict[str, Any] = {"device": x.device, "dtype": torch.float32}
     projects = plan.gates != "none"
@@ -40,28 +43,12 @@ def backward(
     # many streams do not fit on chip together: then the read is kept for the last pass, and those before take one stream at a time
     apart = plan.writes and n > UNROLLED
     v = x.new_empty(M, C) if apart and norm is not None else None
-    if reads and M:
-        tile = tiles.read_sums_tile(n, C)
-        read.read_sums_kernel[(cdiv(M, tile.tokens),)](
-            x if joined is None else joined,
-            pre,
-            weight,
-            du,
-            found_dpre,
-            norm,
-            v,
-            M,
-            plan.norm_eps,
-            n=n,
-            C=C,
-            NORMS=plan.norms,
-            WEIGHS=weight is not None,
-            KEEPS=v is not None,
-            BT=tile.tokens,
-            BC=tile.columns,
-            CHUNKS=tile.parts,
-            num_warps=tile.warps,
-        )
+    if reads:
+        assert du is not None
+        assert pre is not None
+        assert found_dpre is not None
+        source = x if joined is None else joined
+        read_sums(source, pre, weight if plan.norms else None, du, inverse, found_dpre, norm, v)
     g = q = dscale = dbias = None
     K = KP = squares = 1
     if projects:
@@ -82,11 +69,11 @@ def backward(
     if plan.writes and M and fused.takes(x, y, dout, used):
         assert y is not None
         assert post is not None
-        dx, dy, dpost_in, dres_in, partial = fused.gradient(
+        dx, dy, dpost_in, dres_in = fused.gradient(
             plan, x, y, post, res, dout, used, pre, weight, norm, g, q, phi if projects else None
         )
-        dphi = learn(source, g, phi) if projects and g is not None and phi is not None else None
-        dweight = total(partial, weight, M) if partial is not None and weight is not None else None
+        taught = (used, pre, norm) if norm is not None and weight is not None else None
+        dphi, dweight = learn(source, g, phi if projects else None, taught, weight)
     else:
         gradient, dweight = dout, None
         if apart and projects:
@@ -104,7 +91,7 @@ def backward(
             gradient = torch.zeros_like(x)
         if v is not None and weight is not None and norm is not None:
             dweight = weight_gradient(du, v, norm, weight)
-        dphi = learn(source, g, phi) if projects and g is not None and phi is not None else None
+        dphi, _ = learn(source, g, phi if projects else None)
         assert gradient is not None
         dx, dy, dpost_in, dres_in = gradient, None, None, None
         if plan.writes:
@@ -116,6 +103,42 @@ def backward(
     if not projects and found_dpre is not None:
         dpre_in = found_dpre.T.contiguous()
     return Gradients(dx, dy, dpost_in, dres_in, dpre_in, dphi, dscale, dbias, dweight)
+
+
+def read_sums(
+    x: Tensor,
+    pre: Tensor,
+    weight: Tensor | None,
+    du: Tensor,
+    inverse: Tensor | None,
+    dpre: Tensor,
+    norm: Tensor | None,
+    v: Tensor | None,
+) -> None:
+    """Fill dpre [n, M], norm [2, M] and v [M, C] (where asked for)."""
+    M, n, C = x.shape
+    tile = tiles.read_sums_tile(n, C)
+    if M:
+        read.read_sums_kernel[(cdiv(M, tile.tokens),)](
+            x,
+            pre,
+            weight,
+            du,
+            inverse,
+            dpre,
+            norm,
+            v,
+            M,
+            n=n,
+            C=C,
+            NORMS=norm is not None,
+            WEIGHS=weight is not None,
+            KEEPS=v is not None,
+            BT=tile.tokens,
+            BC=tile.columns,
+            CHUNKS=tile.parts,
+            num_warps=tile.warps,
+        )
 
 
 def gather_gradient(
@@ -170,33 +193,51 @@ def gather_gradient(
     return gradient, total(dweight, weight, M) if dweight is not None and weight is not None else None
 
 
-def learn(joined: Tensor, g: Tensor, phi: Tensor) -> Tensor:
-    """The gradient of phi. Many rows of it do not fit beside several streams: then the streams count as one wide one."""
+def learn(
+    joined: Tensor,
+    g: Tensor | None,
+    phi: Tensor | None,
+    read: tuple[Tensor | None, ...] | None = None,
+    weight: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of phi and, from what the read (du, pre, norm) got back, of its norm's weight: both are sums over tokens of x'."""
+    if phi is None and read is None:
+        return None, None
     M, n, C = joined.shape
-    K = phi.shape[0]
-    if n > UNROLLED:
+    K, KP = (1, 16) if phi is None or g is None else (phi.shape[0], g.shape[0])
+    if n > UNROLLED:  # many rows of phi do not fit beside several streams: then the streams count as one wide one
         n, C = 1, n * C
-    tile = tiles.learn_tile(g.shape[0], n, C, M, joined.element_size())
+    tile = tiles.learn_tile(KP, n, C, M, joined.element_size())
     extent = max(1, cdiv(cdiv(M, tile.tokens), tile.parts)) * tile.tokens
     ranges = max(1, cdiv(M, extent))
-    dphi = torch.empty(ranges, K, n * C, device=joined.device, dtype=torch.float32)
+    wide: dict[str, Any] = {"device": joined.device, "dtype": torch.float32}
+    dphi = None if phi is None else torch.empty(ranges, K, n * C, **wide)
+    dweight = None if read is None else torch.empty(ranges, C, **wide)
+    du, pre, norm = read or (None, None, None)
     if M:
         gather.learn_kernel[(cdiv(C, tile.columns), ranges)](
             joined,
             g,
+            du,
+            pre,
+            norm,
             dphi,
+            dweight,
             M,
             extent,
             n=n,
             C=C,
             K=K,
-            KP=g.shape[0],
+            KP=KP,
+            PROJECTS=phi is not None,
+            WEIGHS=read is not None,
             BT=tile.tokens,
             BC=tile.columns,
             STAGES=tile.stages,
             num_warps=tile.warps,
         )
-    return total(dphi, phi, M)
+    found = None if dphi is None or phi is None else total(dphi, phi, M)
+    return found, None if dweight is None or weight is None else total(dweight, weight, M)
 
 
 def weight_gradient(du: Tensor | None, v: Tensor, norm: Tensor, weight: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from resbench.kernels import tiles
-from resbench.kernels.launches.plan import Boundary, cdiv
+from resbench.kernels.launches.coefficients import gate
+from resbench.kernels.launches.plan import Boundary, Coefficients, cdiv
 from resbench.kernels.triton import pack, totals
 
 STREAMS = (2, 4)
@@ -49,17 +50,28 @@ def packed(phi: Tensor, n: int, C: int, KP: int, terms: int) -> Tensor:
 
 
 def write_project(
-    plan: Boundary, x: Tensor, y: Tensor, post: Tensor, res: Tensor | None, phi: Tensor, joined: Tensor, KP: int
-) -> tuple[Tensor, Tensor, int]:
-    """Fill ``joined`` [M, n, C]; returns partial projections [parts, M, KP] and sums of squares [parts, squares, M]."""
+    plan: Boundary,
+    x: Tensor,
+    y: Tensor,
+    post: Tensor,
+    res: Tensor | None,
+    phi: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    joined: Tensor,
+    found: Coefficients,
+) -> None:
+    """Fill ``joined`` [M, n, C] and ``found``; mHC's coefficients in the same launch."""
     from resbench.kernels.gluon import write
 
     M, n, C = x.shape
+    K, KP = phi.shape[0], tiles.coefficient_tile(phi.shape[0])
     squares = n if plan.streamwise else 1
-    parts = tiles.write_parts(C)
+    parts, blocks = tiles.write_parts(C), cdiv(M, write.TOKENS)
     wide: dict[str, Any] = {"device": x.device, "dtype": torch.float32}
     projected, sums = torch.empty(parts, M, KP, **wide), torch.empty(parts, squares, M, **wide)
-    write.write_project_kernel[(parts, cdiv(M, write.TOKENS))](
+    arrived = None if plan.streamwise else torch.zeros(blocks, device=x.device, dtype=torch.int32)
+    write.write_project_kernel[(parts, blocks)](
         x,
         y,
         post,
@@ -68,18 +80,31 @@ def write_project(
         joined,
         projected,
         sums,
+        arrived,
+        scale,
+        bias,
+        found.pre,
+        found.post,
+        found.res,
+        found.kept,
         M,
+        plan.iterations,
+        plan.eps,
         n=n,
         C=C,
+        K=K,
         KP=KP,
         TERMS=plan.terms,
         MIXES=plan.mixes,
+        GATES=arrived is not None,
+        ITERATES=plan.iterations > 0,
         SQUARES=squares,
         PARTS=parts,
         STAGES=3 if n * plan.terms <= 8 else 2,
         num_warps=4,
     )
-    return projected, sums, parts
+    if arrived is None:
+        gate(plan, x, projected, sums, parts, scale, bias, found)
 
 
 def gradient(
@@ -96,8 +121,8 @@ def gradient(
     g: Tensor | None,
     q: Tensor | None,
     phi: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Gradients of x, y, post and res, and partial sums of the norm weight's [blocks, C]."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradients of x, y, post and res."""
     from resbench.kernels.gluon import gradient as kernel
 
     M, n, C = x.shape
@@ -108,7 +133,6 @@ def gradient(
     weighs = du is not None and plan.norms and weight is not None
     dx, dy = torch.empty_like(x), torch.empty_like(y)
     sums = torch.empty(parts, M, size, **wide)
-    dweight = torch.empty(blocks, C, **wide) if weighs else None
     kernel.gradient_kernel[(parts, blocks)](
         x,
         y,
@@ -125,7 +149,6 @@ def gradient(
         dx,
         dy,
         sums,
-        dweight,
         M,
         n=n,
         C=C,
@@ -156,4 +179,4 @@ def gradient(
         BT=32,
         num_warps=4,
     )
-    return dx, dy, dpost, dres, dweight
+    return dx, dy, dpost, dres

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 UNROLLED = 4
@@ -33,15 +34,36 @@ class Boundary:
 
 
 @dataclass(frozen=True)
+class Coefficients:
+    """pre and post [M, n], res [M, n, n] (None where streams are not mixed) and what the gates keep for their backward pass
+    [K + norms, M]: normalised projections, then the inverse RMS of every norm. All float32.
+    """
+
+    pre: Tensor
+    post: Tensor
+    res: Tensor | None
+    kept: Tensor
+
+    @classmethod
+    def empty(cls, plan: Boundary, M: int, n: int, K: int, device: torch.device) -> "Coefficients":
+        """Room for K coefficients of M tokens."""
+
+        def room(*shape: int) -> Tensor:
+            return torch.empty(*shape, device=device, dtype=torch.float32)
+
+        mixes = plan.streamwise or 2 * n < K
+        norms = n if plan.streamwise else 1
+        return cls(room(M, n), room(M, n), room(M, n, n) if mixes else None, room(K + norms, M))
+
+
+@dataclass(frozen=True)
 class Outputs:
-    """x' (None if nothing was written), u, the coefficients, and what the gates keep for their backward pass."""
+    """x' (None if nothing was written), u and its inverse RMS [M] (None without a read, without a norm), and the coefficients if computed."""
 
     joined: Tensor | None
     u: Tensor | None
-    pre: Tensor | None
-    post: Tensor | None
-    res: Tensor | None
-    kept: Tensor | None
+    coefficients: Coefficients | None
+    inverse: Tensor | None
 
 
 @dataclass(frozen=True)

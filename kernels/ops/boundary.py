@@ -27,8 +27,8 @@ def boundary(
     iterations: int,
     eps: float,
     norm_eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """x [M, n, C], y [M, C], post and pre [M, n], res [M, n, n], phi [K, n C], weight [C] -> (x', u, pre, post, res, kept)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """x [M, n, C], y [M, C], post and pre [M, n], res [M, n, n], phi [K, n C], weight [C] -> (x', u, pre, post, res, kept, inverse)."""
     from resbench.kernels.launches import forward
     from resbench.kernels.launches.plan import Boundary
 
@@ -36,9 +36,11 @@ def boundary(
     rest = [None if t is None else t.contiguous() for t in (y, post, res, pre, phi, scale, bias, weight)]
     with torch.cuda.device_of(x):
         out = forward.forward(plan, x.contiguous(), *rest)
-    found = (out.joined, out.u, out.pre, out.post, out.res, out.kept)
-    joined, u, found_pre, found_post, found_res, kept = (x.new_empty(0) if t is None else t for t in found)
-    return joined, u, found_pre, found_post, found_res, kept
+    own = out.coefficients
+    coefficients = (None,) * 4 if own is None else (own.pre, own.post, own.res, own.kept)
+    found = (out.joined, out.u, *coefficients, out.inverse)
+    joined, u, found_pre, found_post, found_res, kept, inverse = (x.new_empty(0) if t is None else t for t in found)
+    return joined, u, found_pre, found_post, found_res, kept, inverse
 
 
 @boundary.register_fake
@@ -58,14 +60,16 @@ def _(
     iterations: int,
     eps: float,
     norm_eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     M, n, C = x.shape
     wide = torch.float32
-    absent = [x.new_empty(0) for _ in range(6)]
+    absent = [x.new_empty(0) for _ in range(7)]
     if y is not None:
         absent[0] = x.new_empty(M, n, C)
     if reads:
         absent[1] = x.new_empty(M, C)
+        if norms:
+            absent[6] = x.new_empty(M, dtype=wide)
     if gates != "none":
         assert phi is not None
         K = phi.shape[0]
@@ -73,8 +77,8 @@ def _(
         if 2 * n < K:
             absent[4] = x.new_empty(M, n, n, dtype=wide)
         absent[5] = x.new_empty(K + (n if gates.startswith("hc") else 1), M, dtype=wide)
-    joined, u, found_pre, found_post, found_res, kept = absent
-    return joined, u, found_pre, found_post, found_res, kept
+    joined, u, found_pre, found_post, found_res, kept, inverse = absent
+    return joined, u, found_pre, found_post, found_res, kept, inverse
 
 
 @torch.library.custom_op("resbench::boundary_backward", mutates_args=())
@@ -90,6 +94,7 @@ def boundary_backward(
     bias: Tensor | None,
     weight: Tensor | None,
     kept: Tensor | None,
+    inverse: Tensor | None,
     dout: Tensor | None,
     du: Tensor | None,
     dpre: Tensor | None,
@@ -106,7 +111,7 @@ def boundary_backward(
     from resbench.kernels.launches.plan import Boundary
 
     plan = Boundary(y is not None, res is not None, gates, du is not None, norms, iterations, eps, norm_eps)
-    tensors = (y, post, res, joined, pre, phi, scale, bias, weight, kept, dout, du, dpre, dpost, dres)
+    tensors = (y, post, res, joined, pre, phi, scale, bias, weight, kept, inverse, dout, du, dpre, dpost, dres)
     rest = [None if t is None else t.contiguous() for t in tensors]
     with torch.cuda.device_of(x):
         out = backward.backward(plan, x.contiguous(), *rest)
@@ -128,6 +133,7 @@ def _(
     bias: Tensor | None,
     weight: Tensor | None,
     kept: Tensor | None,
+    inverse: Tensor | None,
     dout: Tensor | None,
     du: Tensor | None,
     dpre: Tensor | None,
@@ -163,7 +169,7 @@ def _(
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, y, post, res, pre, phi, scale, bias, weight, gates, reads, norms, iterations, eps, norm_eps = inputs
-    joined, _, found_pre, _, _, kept = output
+    joined, _, found_pre, _, _, kept, inverse = output
     ctx.flags = gates, norms, iterations, eps, norm_eps
     ctx.present = tuple(t is not None for t in inputs[:9])
     ctx.reads = reads
@@ -180,12 +186,13 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
         bias,
         weight,
         kept if projects else None,
+        inverse if reads and norms else None,
     )
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-    dout, du, dpre, dpost, dres, _ = cotangents
+    dout, du, dpre, dpost, dres, _, _ = cotangents
     gates, norms = ctx.flags[:2]
     projects = gates != "none"
     found = torch.ops.resbench.boundary_backward(

@@ -103,14 +103,20 @@ def gather_kernel(
 @triton.jit(do_not_specialize=["M", "RANGE"])
 def learn_kernel(
     joined_ptr,  # [M, n, C]
-    g_ptr,  # [KP, M]
-    dphi_ptr,  # [ranges, K, n C] float32, written
+    g_ptr,  # [KP, M] (PROJECTS)
+    du_ptr,  # [M, C] (WEIGHS)
+    pre_ptr,  # [M, n] (WEIGHS)
+    norm_ptr,  # [2, M] (WEIGHS): inverse RMS of the read first
+    dphi_ptr,  # [ranges, K, n C] float32, written (PROJECTS)
+    dweight_ptr,  # [ranges, C] float32, written (WEIGHS)
     M,
     RANGE,  # tokens per range, a multiple of BT
     n: tl.constexpr,
     C: tl.constexpr,
     K: tl.constexpr,
     KP: tl.constexpr,
+    PROJECTS: tl.constexpr,
+    WEIGHS: tl.constexpr,
     BT: tl.constexpr,
     BC: tl.constexpr,
     STAGES: tl.constexpr,
@@ -124,6 +130,7 @@ def learn_kernel(
     dphi = ()
     for _ in tl.static_range(n):
         dphi = dphi + (tl.zeros([KP, BC], tl.float32),)
+    dweight = tl.zeros([BT, BC], tl.float32)
     for start in tl.range(part * RANGE, tl.minimum((part + 1) * RANGE, M), BT, num_stages=STAGES):
         rows = (start + tl.arange(0, BT)).to(tl.int64)
         live = rows < M
@@ -131,18 +138,30 @@ def learn_kernel(
         if C % BC != 0:
             inside = inside & within[None, :]
         at = rows[:, None] * (n * C) + columns[None, :]
-        g = tl.load(g_ptr + k[:, None] * M64 + rows[None, :], mask=live[None, :], other=0.0)
-        added = ()
-        for j in tl.static_range(n):
-            joined = tl.load(joined_ptr + at + j * C, mask=inside, other=0.0)
-            added = added + (dot(g, joined.to(g.dtype), dphi[j]),)
-        dphi = added
-    for j in tl.static_range(n):
-        tl.store(
-            dphi_ptr + (part * K + k[:, None]).to(tl.int64) * (n * C) + j * C + columns[None, :],
-            dphi[j],
-            mask=(k[:, None] < K) & within[None, :],
-        )
+        streams = ()
+        for i in tl.static_range(n):
+            streams = streams + (tl.load(joined_ptr + at + i * C, mask=inside, other=0.0),)
+        if PROJECTS:
+            g = tl.load(g_ptr + k[:, None] * M64 + rows[None, :], mask=live[None, :], other=0.0)
+            added = ()
+            for i in tl.static_range(n):
+                added = added + (dot(g, streams[i].to(g.dtype), dphi[i]),)
+            dphi = added
+        if WEIGHS:
+            v = tl.load(pre_ptr + rows * n, mask=live, other=0.0)[:, None] * streams[0].to(tl.float32)
+            for i in tl.static_range(1, n):
+                v += tl.load(pre_ptr + rows * n + i, mask=live, other=0.0)[:, None] * streams[i].to(tl.float32)
+            du = tl.load(du_ptr + rows[:, None] * C + columns[None, :], mask=inside, other=0.0).to(tl.float32)
+            dweight += tl.load(norm_ptr + rows, mask=live, other=0.0)[:, None] * du * v
+    if PROJECTS:
+        for i in tl.static_range(n):
+            tl.store(
+                dphi_ptr + (part * K + k[:, None]).to(tl.int64) * (n * C) + i * C + columns[None, :],
+                dphi[i],
+                mask=(k[:, None] < K) & within[None, :],
+            )
+    if WEIGHS:
+        tl.store(dweight_ptr + part * C + columns, tl.sum(dweight, 0), mask=within)
 
 
 @triton.jit(do_not_specialize=["M", "RANGE"])

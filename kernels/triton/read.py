@@ -1,7 +1,8 @@
 """The read, ``u = sum_j pre[j] x[j]``, with the branch's RMSNorm, and the token-wise sums its backward pass starts from.
 
 The norm's gradient needs sums over all columns before any column can be finished. Both sums per stream come from one pass over x and du:
-``a_j = <w du, x_j>`` and ``b_j = <v, x_j>`` with v the read before the norm; then |v|^2 = sum_j pre_j b_j and <w du, v> = sum_j pre_j a_j.
+``a_j = <w du, x_j>`` and ``b_j = <v, x_j>`` with v the read before the norm; then <w du, v> = sum_j pre_j a_j. The read keeps the
+inverse RMS of v.
 """
 # mypy: ignore-errors
 # (Triton's language in Python's syntax: tuples grow, arguments have no annotations.)
@@ -16,6 +17,7 @@ def read_kernel(
     pre_ptr,  # [M, n] float32
     weight_ptr,  # [C]
     u_ptr,  # [M, C], written
+    inverse_ptr,  # [M], written (NORMS): the inverse RMS of the read
     M,
     eps,
     n: tl.constexpr,
@@ -45,6 +47,7 @@ def read_kernel(
         pieces = pieces + (total,)
     if NORMS:
         scale = 1.0 / tl.sqrt(square / C + eps)
+        tl.store(inverse_ptr + rows, scale, mask=live)
     for chunk in tl.static_range(CHUNKS):
         columns = chunk * BC + tl.arange(0, BC)
         inside = live[:, None] & (columns < C)[None, :]
@@ -60,13 +63,13 @@ def read_kernel(
 def read_sums_kernel(
     x_ptr,  # [M, n, C]
     pre_ptr,  # [M, n]
-    weight_ptr,  # [C]
+    weight_ptr,  # [C] (WEIGHS)
     du_ptr,  # [M, C]
+    inverse_ptr,  # [M] (NORMS)
     dpre_ptr,  # [n, M], written
     norm_ptr,  # [2, M], written: inverse RMS of v, and inverse^3 <w du, v> / C
     v_ptr,  # [M, C], written (KEEPS)
     M,
-    eps,
     n: tl.constexpr,
     C: tl.constexpr,
     NORMS: tl.constexpr,
@@ -86,29 +89,34 @@ def read_sums_kernel(
         pre = pre + (tl.load(pre_ptr + rows * n + j, mask=live, other=0.0),)
         a = a + (tl.zeros([BT, BC], tl.float32),)
         b = b + (tl.zeros([BT, BC], tl.float32),)
+    if NORMS:
+        inverse = tl.load(inverse_ptr + rows, mask=live, other=0.0)
     # added up across lanes and warps once, at the end
     for chunk in tl.static_range(CHUNKS):
         columns = chunk * BC + tl.arange(0, BC)
         inside = live[:, None] & (columns < C)[None, :]
         at = rows[:, None] * (n * C) + columns[None, :]
-        du = tl.load(du_ptr + rows[:, None] * C + columns[None, :], mask=inside, other=0.0).to(tl.float32)
-        if WEIGHS:
-            du = du * tl.load(weight_ptr + columns, mask=columns < C, other=0.0).to(tl.float32)[None, :]
+        narrow = rows[:, None] * C + columns[None, :]
+        du = tl.load(du_ptr + narrow, mask=inside, other=0.0).to(tl.float32)
         streams = ()
         for j in tl.static_range(n):
             streams = streams + (tl.load(x_ptr + at + j * C, mask=inside, other=0.0).to(tl.float32),)
-        new_a = ()
-        for j in tl.static_range(n):
-            new_a = new_a + (a[j] + du * streams[j],)
-        a = new_a
         if NORMS:
             v = pre[0][:, None] * streams[0]
             for j in tl.static_range(1, n):
                 v += pre[j][:, None] * streams[j]
+            if KEEPS:
+                tl.store(v_ptr + narrow, v.to(v_ptr.dtype.element_ty), mask=inside)
             new_b = ()
             for j in tl.static_range(n):
                 new_b = new_b + (b[j] + v * streams[j],)
             b = new_b
+        if WEIGHS:
+            du = du * tl.load(weight_ptr + columns, mask=columns < C, other=0.0).to(tl.float32)[None, :]
+        new_a = ()
+        for j in tl.static_range(n):
+            new_a = new_a + (a[j] + du * streams[j],)
+        a = new_a
     summed = ()
     for j in tl.static_range(n):
         summed = summed + (tl.sum(a[j], 1),)
@@ -118,13 +126,9 @@ def read_sums_kernel(
         for j in tl.static_range(n):
             summed = summed + (tl.sum(b[j], 1),)
         b = summed
-    if NORMS:
-        square = pre[0] * b[0]
         along = pre[0] * a[0]
         for j in tl.static_range(1, n):
-            square += pre[j] * b[j]
             along += pre[j] * a[j]
-        inverse = 1.0 / tl.sqrt(square / C + eps)
         pull = inverse * inverse * inverse * along / C
         tl.store(norm_ptr + rows, inverse, mask=live)
         tl.store(norm_ptr + M64 + rows, pull, mask=live)
@@ -133,13 +137,3 @@ def read_sums_kernel(
     else:
         for j in tl.static_range(n):
             tl.store(dpre_ptr + j * M64 + rows, a[j], mask=live)
-    if KEEPS:  # the streams come from cache the second time
-        for chunk in tl.static_range(CHUNKS):
-            columns = chunk * BC + tl.arange(0, BC)
-            inside = live[:, None] & (columns < C)[None, :]
-            at = rows[:, None] * (n * C) + columns[None, :]
-            v = pre[0][:, None] * tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
-            for j in tl.static_range(1, n):
-                v += pre[j][:, None] * tl.load(x_ptr + at + j * C, mask=inside, other=0.0).to(tl.float32)
-            out = v_ptr + rows[:, None] * C + columns[None, :]
-            tl.store(out, v.to(v_ptr.dtype.element_ty), mask=inside)
