@@ -15,6 +15,10 @@ RESIDENT = 264
 """Programs at a time of the kernels that fit twice on a multiprocessor, on an H100 or H200."""
 
 
+READ_SUMS_PROGRAMS = 2048
+"""Ranges of tokens in the sums behind the read's backward, each with its own partial gradient of the norm's weight."""
+
+
 @dataclass(frozen=True)
 class Tile:
     """Tokens and columns per step of a program, its warps, and the depth of its software pipeline."""
@@ -105,10 +109,10 @@ def read_tile(width: int) -> Tile:
 
 
 def read_sums_tile(n: int, width: int) -> Tile:
-    """Tile of the sums behind the read's backward: one token per program, or a few narrow ones; 2 n sums per column live in registers."""
+    """Tile of the sums behind the read's backward: one token at a time, or a few narrow ones; the norm weight's gradient lives in registers."""
     if width <= 512:
         return pieces(width, 256, 4, 4)
-    return pieces(width, 1024 if n <= 4 else 512, 1, 4)
+    return pieces(width, 512, 1, 2) if width <= 4096 else pieces(width, 1024, 1, 4)
 
 
 def gather_tile(rows: int, n: int, width: int, tokens: int, itemsize: int) -> Tile:

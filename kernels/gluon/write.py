@@ -6,8 +6,7 @@ columns: phi comes packed in that order (`kernels/triton/pack.py`), so x' goes f
 TERMS bf16 parts that add up to it, so that the products carry 8 bits of it each.
 
 PARTS programs share a block of tokens and take turns at its columns, so that what is in flight at one time covers long runs of every row:
-DRAM is 1.4 times faster at rows of 1 KB than at rows of 64 bytes (NOTES.md). Whichever of them ends last adds up what all of them found,
-in a fixed order, and makes mHC's coefficients of it (`gates.py`) while programs of other tokens keep the memory busy.
+DRAM is 1.4 times faster at rows of 1 KB than at rows of 64 bytes (NOTES.md).
 """
 # mypy: ignore-errors
 # (Gluon's language in Python's syntax: tuples grow, arguments have no annotations.)
@@ -21,7 +20,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from resbench.kernels.gluon.gates import mhc_gates
 from resbench.kernels.gluon.tiles import copy_block, copy_rows, copy_streams, following, streams_of
 
 TOKENS = 64
@@ -53,7 +51,7 @@ def fetch(
     async_copy.commit_group()
 
 
-@gluon.jit(do_not_specialize=["M", "iterations"])
+@gluon.jit(do_not_specialize=["M"])
 def write_project_kernel(
     x_ptr,  # [M, n, C] bf16
     y_ptr,  # [M, C] bf16
@@ -63,24 +61,13 @@ def write_project_kernel(
     joined_ptr,  # [M, n, C], written
     projected_ptr,  # [PARTS, M, KP] float32, written
     squares_ptr,  # [PARTS, SQUARES, M] float32, written
-    arrived_ptr,  # [blocks] int32, zeros (GATES): parts that are done
-    alpha_ptr,
-    bias_ptr,
-    pre_ptr,  # [M, n], written (GATES)
-    new_post_ptr,  # [M, n], written (GATES)
-    new_res_ptr,  # [M, n, n], written (GATES with K > 2 n)
-    kept_ptr,  # [K + 1, M], written (GATES)
     M,
-    iterations,
-    eps,
     n: gl.constexpr,
     C: gl.constexpr,
     K: gl.constexpr,
     KP: gl.constexpr,
     TERMS: gl.constexpr,
     MIXES: gl.constexpr,
-    GATES: gl.constexpr,
-    ITERATES: gl.constexpr,
     SQUARES: gl.constexpr,  # 1: over all streams; n: one sum per stream
     PARTS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -193,28 +180,3 @@ def write_project_kernel(
     gl.store(projected_ptr + (part * M64 + row[:, None]) * KP + k[None, :], projected, mask=filled)
     for s in gl.static_range(SQUARES):
         gl.store(squares_ptr + (part * SQUARES + s) * M64 + rows, gl.sum(squares[s], 1), mask=live)
-    if GATES:
-        gl.thread_barrier()  # what every thread stored comes before the count
-        before = gl.atomic_add(arrived_ptr + gl.program_id(1), 1, sem="acq_rel", scope="gpu")
-        if before == PARTS - 1:
-            mhc_gates(
-                projected_ptr,
-                squares_ptr,
-                alpha_ptr,
-                bias_ptr,
-                pre_ptr,
-                new_post_ptr,
-                new_res_ptr,
-                kept_ptr,
-                base,
-                M,
-                iterations,
-                eps,
-                BT,
-                n,
-                C,
-                K,
-                KP,
-                PARTS,
-                ITERATES,
-            )

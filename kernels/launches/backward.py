@@ -43,12 +43,13 @@ def backward(
     # many streams do not fit on chip together: then the read is kept for the last pass, and those before take one stream at a time
     apart = plan.writes and n > UNROLLED
     v = x.new_empty(M, C) if apart and norm is not None else None
+    dweight = None
     if reads:
         assert du is not None
         assert pre is not None
         assert found_dpre is not None
         source = x if joined is None else joined
-        read_sums(source, pre, weight if plan.norms else None, du, inverse, found_dpre, norm, v)
+        dweight = read_sums(source, pre, weight if plan.norms else None, du, inverse, found_dpre, norm, v)
     g = q = dscale = dbias = None
     K = KP = squares = 1
     if projects:
@@ -72,26 +73,21 @@ def backward(
         dx, dy, dpost_in, dres_in = fused.gradient(
             plan, x, y, post, res, dout, used, pre, weight, norm, g, q, phi if projects else None
         )
-        taught = (used, pre, norm) if norm is not None and weight is not None else None
-        dphi, dweight = learn(source, g, phi if projects else None, taught, weight)
     else:
-        gradient, dweight = dout, None
+        gradient = dout
         if apart and projects:
             assert q is not None
             flat = (M, q.shape[0], n * C // q.shape[0])  # as many streams as there are norms
-            gradient, _ = gather_gradient(
+            gradient = gather_gradient(
                 plan, source.view(flat), None if dout is None else dout.view(flat), None, None, None, None, g, q, phi
             )
             gradient = gradient.view(M, n, C)
         elif not apart and (reads or projects):
-            gradient, dweight = gather_gradient(
+            gradient = gather_gradient(
                 plan, source, dout, used, pre, weight if reads else None, norm, g, q, phi if projects else None
             )
         elif dout is None:
             gradient = torch.zeros_like(x)
-        if v is not None and weight is not None and norm is not None:
-            dweight = weight_gradient(du, v, norm, weight)
-        dphi, _ = learn(source, g, phi if projects else None)
         assert gradient is not None
         dx, dy, dpost_in, dres_in = gradient, None, None, None
         if plan.writes:
@@ -99,6 +95,7 @@ def backward(
             assert post is not None
             read_back = (used, v, pre, weight, norm) if apart and reads else None
             dx, dy, dpost_in, dres_in = scatter_gradient(plan, x, y, post, res, gradient, read_back)
+    dphi = learn(source, g, phi) if projects and g is not None and phi is not None else None
     dpre_in = None
     if not projects and found_dpre is not None:
         dpre_in = found_dpre.T.contiguous()
@@ -114,12 +111,16 @@ def read_sums(
     dpre: Tensor,
     norm: Tensor | None,
     v: Tensor | None,
-) -> None:
-    """Fill dpre [n, M], norm [2, M] and v [M, C] (where asked for)."""
+) -> Tensor | None:
+    """Fill dpre [n, M], norm [2, M] and v [M, C] (where asked for); returns the gradient of the norm's weight."""
     M, n, C = x.shape
     tile = tiles.read_sums_tile(n, C)
+    programs = tiles.READ_SUMS_PROGRAMS
+    extent = max(1, cdiv(cdiv(M, programs), tile.tokens)) * tile.tokens
+    ranges = max(1, cdiv(M, extent))
+    partial = torch.empty(ranges, C, device=x.device, dtype=torch.float32) if weight is not None else None
     if M:
-        read.read_sums_kernel[(cdiv(M, tile.tokens),)](
+        read.read_sums_kernel[(ranges,)](
             x,
             pre,
             weight,
@@ -127,8 +128,10 @@ def read_sums(
             inverse,
             dpre,
             norm,
+            partial,
             v,
             M,
+            extent,
             n=n,
             C=C,
             NORMS=norm is not None,
@@ -139,6 +142,7 @@ def read_sums(
             CHUNKS=tile.parts,
             num_warps=tile.warps,
         )
+    return total(partial, weight, M) if partial is not None and weight is not None else None
 
 
 def gather_gradient(
@@ -152,14 +156,12 @@ def gather_gradient(
     g: Tensor | None,
     q: Tensor | None,
     phi: Tensor | None,
-) -> tuple[Tensor, Tensor | None]:
-    """The gradients of x' and of the norm's weight."""
+) -> Tensor:
+    """The gradient of x'."""
     M, n, C = joined.shape
-    weighs = du is not None and plan.norms and weight is not None
     gradient = torch.empty_like(joined)
     tile = tiles.gather_tile(1 if g is None else g.shape[0], n, C, M, joined.element_size())
     extent = max(1, cdiv(cdiv(M, tile.tokens), tile.parts)) * tile.tokens
-    dweight = torch.empty(max(1, cdiv(M, extent)), C, device=joined.device, dtype=torch.float32) if weighs else None
     if M:
         gather.gather_kernel[(cdiv(C, tile.columns), cdiv(M, extent))](
             joined,
@@ -172,7 +174,6 @@ def gather_gradient(
             q,
             narrowed(phi, joined.dtype) if phi is not None else None,
             gradient,
-            dweight,
             M,
             extent,
             n=n,
@@ -183,74 +184,43 @@ def gather_gradient(
             SQUARES=1 if q is None else q.shape[0],
             READS=du is not None,
             NORMS=du is not None and plan.norms,
-            WEIGHS=weighs,
+            WEIGHS=weight is not None,
             OUT=dout is not None,
             BT=tile.tokens,
             BC=tile.columns,
             STAGES=tile.stages,
             num_warps=tile.warps,
         )
-    return gradient, total(dweight, weight, M) if dweight is not None and weight is not None else None
+    return gradient
 
 
-def learn(
-    joined: Tensor,
-    g: Tensor | None,
-    phi: Tensor | None,
-    read: tuple[Tensor | None, ...] | None = None,
-    weight: Tensor | None = None,
-) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of phi and, from what the read (du, pre, norm) got back, of its norm's weight: both are sums over tokens of x'."""
-    if phi is None and read is None:
-        return None, None
+def learn(joined: Tensor, g: Tensor, phi: Tensor) -> Tensor:
+    """The gradient of phi. Many rows of it do not fit beside several streams: then the streams count as one wide one."""
     M, n, C = joined.shape
-    K, KP = (1, 16) if phi is None or g is None else (phi.shape[0], g.shape[0])
-    if n > UNROLLED:  # many rows of phi do not fit beside several streams: then the streams count as one wide one
+    K = phi.shape[0]
+    if n > UNROLLED:
         n, C = 1, n * C
-    tile = tiles.learn_tile(KP, n, C, M, joined.element_size())
+    tile = tiles.learn_tile(g.shape[0], n, C, M, joined.element_size())
     extent = max(1, cdiv(cdiv(M, tile.tokens), tile.parts)) * tile.tokens
     ranges = max(1, cdiv(M, extent))
-    wide: dict[str, Any] = {"device": joined.device, "dtype": torch.float32}
-    dphi = None if phi is None else torch.empty(ranges, K, n * C, **wide)
-    dweight = None if read is None else torch.empty(ranges, C, **wide)
-    du, pre, norm = read or (None, None, None)
+    dphi = torch.empty(ranges, K, n * C, device=joined.device, dtype=torch.float32)
     if M:
         gather.learn_kernel[(cdiv(C, tile.columns), ranges)](
             joined,
             g,
-            du,
-            pre,
-            norm,
             dphi,
-            dweight,
             M,
             extent,
             n=n,
             C=C,
             K=K,
-            KP=KP,
-            PROJECTS=phi is not None,
-            WEIGHS=read is not None,
+            KP=g.shape[0],
             BT=tile.tokens,
             BC=tile.columns,
             STAGES=tile.stages,
             num_warps=tile.warps,
         )
-    found = None if dphi is None or phi is None else total(dphi, phi, M)
-    return found, None if dweight is None or weight is None else total(dweight, weight, M)
-
-
-def weight_gradient(du: Tensor | None, v: Tensor, norm: Tensor, weight: Tensor) -> Tensor:
-    """The gradient of the norm's weight from a read v [M, C] that was kept."""
-    M, C = v.shape
-    columns = min(tiles.power_of_two(C, 16), 64)
-    extent = max(1, cdiv(cdiv(M, 32), 64)) * 32
-    partial = torch.empty(max(1, cdiv(M, extent)), C, device=v.device, dtype=torch.float32)
-    if M:
-        gather.weight_kernel[(cdiv(C, columns), cdiv(M, extent))](
-            du, v, norm, partial, M, extent, C=C, BT=32, BC=columns
-        )
-    return total(partial, weight, M)
+    return total(dphi, phi, M)
 
 
 def scatter_gradient(

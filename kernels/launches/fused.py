@@ -61,7 +61,7 @@ def write_project(
     joined: Tensor,
     found: Coefficients,
 ) -> None:
-    """Fill ``joined`` [M, n, C] and ``found``; mHC's coefficients in the same launch."""
+    """Fill ``joined`` [M, n, C] and ``found``."""
     from resbench.kernels.gluon import write
 
     M, n, C = x.shape
@@ -70,7 +70,6 @@ def write_project(
     parts, blocks = tiles.write_parts(C), cdiv(M, write.TOKENS)
     wide: dict[str, Any] = {"device": x.device, "dtype": torch.float32}
     projected, sums = torch.empty(parts, M, KP, **wide), torch.empty(parts, squares, M, **wide)
-    arrived = None if plan.streamwise else torch.zeros(blocks, device=x.device, dtype=torch.int32)
     write.write_project_kernel[(parts, blocks)](
         x,
         y,
@@ -80,31 +79,19 @@ def write_project(
         joined,
         projected,
         sums,
-        arrived,
-        scale,
-        bias,
-        found.pre,
-        found.post,
-        found.res,
-        found.kept,
         M,
-        plan.iterations,
-        plan.eps,
         n=n,
         C=C,
         K=K,
         KP=KP,
         TERMS=plan.terms,
         MIXES=plan.mixes,
-        GATES=arrived is not None,
-        ITERATES=plan.iterations > 0,
         SQUARES=squares,
         PARTS=parts,
         STAGES=3 if n * plan.terms <= 8 else 2,
         num_warps=4,
     )
-    if arrived is None:
-        gate(plan, x, projected, sums, parts, scale, bias, found)
+    gate(plan, x, projected, sums, parts, scale, bias, found)
 
 
 def gradient(

@@ -1,4 +1,4 @@
-"""The gradient of x', gathered from everything that read it, and the gradients of phi and of the norm's weight.
+"""The gradient of x', gathered from everything that read it, and the gradient of phi.
 
 ``G[j] = dout[j] + pre[j] dv + sum_k g[k] phi[k, j] + q x'[j]`` with dv the gradient of the read before its norm. A program owns BC columns of all n
 streams and walks a range of tokens, BT at a time. phi's slab stays on chip, or its gradient ``sum_t g[t, k] x'[t, j]``, which leaves as one
@@ -25,7 +25,6 @@ def gather_kernel(
     q_ptr,  # [SQUARES, M]
     phi_ptr,  # [K, n C], bf16 or float32
     gradient_ptr,  # [M, n, C], written
-    dweight_ptr,  # [ranges, C] float32, written
     M,
     RANGE,  # tokens per range, a multiple of BT
     n: tl.constexpr,
@@ -56,7 +55,6 @@ def gather_kernel(
     weight = tl.full([1, BC], 1.0, tl.float32)
     if WEIGHS:
         weight = tl.load(weight_ptr + columns, mask=within, other=0.0).to(tl.float32)[None, :]
-    dweight = tl.zeros([BT, BC], tl.float32)
     for start in tl.range(part * RANGE, tl.minimum((part + 1) * RANGE, M), BT, num_stages=STAGES):
         rows = (start + tl.arange(0, BT)).to(tl.int64)
         live = rows < M
@@ -79,7 +77,6 @@ def gather_kernel(
                     v += pre[j] * joined[j].to(tl.float32)
                 inverse = tl.load(norm_ptr + rows, mask=live, other=0.0)[:, None]
                 pull = tl.load(norm_ptr + M64 + rows, mask=live, other=0.0)[:, None]
-                dweight += du * v * inverse
                 dv = inverse * weight * du - pull * v
         if PROJECTS:
             g = tl.load(g_ptr + k[None, :] * M64 + rows[:, None], mask=live[:, None], other=0.0)
@@ -96,27 +93,19 @@ def gather_kernel(
             if READS:
                 total += pre[j] * dv
             tl.store(gradient_ptr + at + j * C, total.to(gradient_ptr.dtype.element_ty), mask=inside)
-    if NORMS and WEIGHS:
-        tl.store(dweight_ptr + part * C + columns, tl.sum(dweight, 0), mask=within)
 
 
 @triton.jit(do_not_specialize=["M", "RANGE"])
 def learn_kernel(
     joined_ptr,  # [M, n, C]
-    g_ptr,  # [KP, M] (PROJECTS)
-    du_ptr,  # [M, C] (WEIGHS)
-    pre_ptr,  # [M, n] (WEIGHS)
-    norm_ptr,  # [2, M] (WEIGHS): inverse RMS of the read first
-    dphi_ptr,  # [ranges, K, n C] float32, written (PROJECTS)
-    dweight_ptr,  # [ranges, C] float32, written (WEIGHS)
+    g_ptr,  # [KP, M]
+    dphi_ptr,  # [ranges, K, n C] float32, written
     M,
     RANGE,  # tokens per range, a multiple of BT
     n: tl.constexpr,
     C: tl.constexpr,
     K: tl.constexpr,
     KP: tl.constexpr,
-    PROJECTS: tl.constexpr,
-    WEIGHS: tl.constexpr,
     BT: tl.constexpr,
     BC: tl.constexpr,
     STAGES: tl.constexpr,
@@ -130,7 +119,6 @@ def learn_kernel(
     dphi = ()
     for _ in tl.static_range(n):
         dphi = dphi + (tl.zeros([KP, BC], tl.float32),)
-    dweight = tl.zeros([BT, BC], tl.float32)
     for start in tl.range(part * RANGE, tl.minimum((part + 1) * RANGE, M), BT, num_stages=STAGES):
         rows = (start + tl.arange(0, BT)).to(tl.int64)
         live = rows < M
@@ -138,54 +126,15 @@ def learn_kernel(
         if C % BC != 0:
             inside = inside & within[None, :]
         at = rows[:, None] * (n * C) + columns[None, :]
-        streams = ()
-        for i in tl.static_range(n):
-            streams = streams + (tl.load(joined_ptr + at + i * C, mask=inside, other=0.0),)
-        if PROJECTS:
-            g = tl.load(g_ptr + k[:, None] * M64 + rows[None, :], mask=live[None, :], other=0.0)
-            added = ()
-            for i in tl.static_range(n):
-                added = added + (dot(g, streams[i].to(g.dtype), dphi[i]),)
-            dphi = added
-        if WEIGHS:
-            v = tl.load(pre_ptr + rows * n, mask=live, other=0.0)[:, None] * streams[0].to(tl.float32)
-            for i in tl.static_range(1, n):
-                v += tl.load(pre_ptr + rows * n + i, mask=live, other=0.0)[:, None] * streams[i].to(tl.float32)
-            du = tl.load(du_ptr + rows[:, None] * C + columns[None, :], mask=inside, other=0.0).to(tl.float32)
-            dweight += tl.load(norm_ptr + rows, mask=live, other=0.0)[:, None] * du * v
-    if PROJECTS:
-        for i in tl.static_range(n):
-            tl.store(
-                dphi_ptr + (part * K + k[:, None]).to(tl.int64) * (n * C) + i * C + columns[None, :],
-                dphi[i],
-                mask=(k[:, None] < K) & within[None, :],
-            )
-    if WEIGHS:
-        tl.store(dweight_ptr + part * C + columns, tl.sum(dweight, 0), mask=within)
-
-
-@triton.jit(do_not_specialize=["M", "RANGE"])
-def weight_kernel(
-    du_ptr,  # [M, C]
-    v_ptr,  # [M, C], the read before its norm
-    norm_ptr,  # [2, M]
-    dweight_ptr,  # [ranges, C] float32, written
-    M,
-    RANGE,
-    C: tl.constexpr,
-    BT: tl.constexpr,
-    BC: tl.constexpr,
-):
-    """The gradient of the norm's weight by itself, for a read that was kept."""
-    part = tl.program_id(1)
-    columns = tl.program_id(0) * BC + tl.arange(0, BC)
-    within = columns < C
-    total = tl.zeros([BT, BC], tl.float32)
-    for start in range(part * RANGE, tl.minimum((part + 1) * RANGE, M), BT):
-        rows = (start + tl.arange(0, BT)).to(tl.int64)
-        inside = (rows < M)[:, None] & within[None, :]
-        at = rows[:, None] * C + columns[None, :]
-        du = tl.load(du_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        v = tl.load(v_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        total += du * v * tl.load(norm_ptr + rows, mask=rows < M, other=0.0)[:, None]
-    tl.store(dweight_ptr + part * C + columns, tl.sum(total, 0), mask=within)
+        g = tl.load(g_ptr + k[:, None] * M64 + rows[None, :], mask=live[None, :], other=0.0)
+        added = ()
+        for j in tl.static_range(n):
+            joined = tl.load(joined_ptr + at + j * C, mask=inside, other=0.0)
+            added = added + (dot(g, joined.to(g.dtype), dphi[j]),)
+        dphi = added
+    for j in tl.static_range(n):
+        tl.store(
+            dphi_ptr + (part * K + k[:, None]).to(tl.int64) * (n * C) + j * C + columns[None, :],
+            dphi[j],
+            mask=(k[:, None] < K) & within[None, :],
+        )
