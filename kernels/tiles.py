@@ -15,10 +15,6 @@ RESIDENT = 264
 """Programs at a time of the kernels that fit twice on a multiprocessor, on an H100 or H200."""
 
 
-READ_SUMS_PROGRAMS = 2048
-"""Ranges of tokens in the sums behind the read's backward, each with its own partial gradient of the norm's weight."""
-
-
 @dataclass(frozen=True)
 class Tile:
     """Tokens and columns per step of a program, its warps, and the depth of its software pipeline."""
@@ -115,6 +111,11 @@ def read_sums_tile(n: int, width: int) -> Tile:
     return pieces(width, 512, 1, 2) if width <= 4096 else pieces(width, 1024, 1, 4)
 
 
+def read_sums_programs(width: int) -> int:
+    """Ranges of tokens there, each with its own partial gradient of the norm's weight: as few as keep the memory busy."""
+    return 512 if width <= 512 else 1024 if width <= 1024 else 2048
+
+
 def gather_tile(rows: int, n: int, width: int, tokens: int, itemsize: int) -> Tile:
     """Tile of the gathered gradient of x'; ``rows`` are phi's, ``parts`` is the number of token ranges."""
     columns = min(power_of_two(width, 16), 64 if n * rows <= 128 and itemsize == 2 else 16)
@@ -135,6 +136,22 @@ def learn_tile(rows: int, n: int, width: int, tokens: int, itemsize: int) -> Til
 def scatter_tile(n: int, width: int) -> Tile:
     """Tile of the write's backward, a warp per token."""
     return Tile(4, min(power_of_two(width, 16), 256 if n <= 4 else 128), 4, 2 if width > 256 and n <= 4 else 1)
+
+
+def wide_project_tile(width: int, tokens: int) -> Tile:
+    """Tile of the Gluon projection for n = 8; ``width`` counts the columns of all streams, ``parts`` the ranges they are cut into."""
+    return Tile(256, 64, 8, 2, even_parts(-(-width // 64), -(-tokens // 256), 250, 16, 16))
+
+
+def wide_learn_tile(width: int, tokens: int) -> Tile:
+    """Tile of phi's gradient for n = 8; ``parts`` is the number of token ranges, two programs per multiprocessor."""
+    columns = 256
+    return Tile(64, columns, 8, 2, max(1, min(32, 264 // -(-width // columns), -(-tokens // 512))))
+
+
+def wide_gradient_tile(width: int) -> Tile:
+    """Tile of the fused backward pass for n = 8: 8 tokens per warp; ``parts`` programs share a block of tokens."""
+    return Tile(64, 32, 8, 1, max(1, min(16, -(-width // 32) // 8)))
 
 
 def norm_tile(width: int) -> Tile:

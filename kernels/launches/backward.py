@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from resbench.kernels import tiles
-from resbench.kernels.launches import fused
+from resbench.kernels.launches import fused, wide_fused
 from resbench.kernels.launches.plan import UNROLLED, Boundary, Gradients, cdiv
 from resbench.kernels.triton import gates, gather, read, scatter, totals, wide_sinkhorn
 
@@ -73,6 +73,12 @@ def backward(
         dx, dy, dpost_in, dres_in = fused.gradient(
             plan, x, y, post, res, dout, used, pre, weight, norm, g, q, phi if projects else None
         )
+    elif plan.writes and M and wide_fused.takes(x, y, dout, used):
+        assert y is not None
+        assert post is not None
+        dx, dy, dpost_in, dres_in = wide_fused.gradient(
+            plan, x, y, post, res, dout, used, pre, weight, norm, g, q, phi if projects else None
+        )
     else:
         gradient = dout
         if apart and projects:
@@ -115,8 +121,7 @@ def read_sums(
     """Fill dpre [n, M], norm [2, M] and v [M, C] (where asked for); returns the gradient of the norm's weight."""
     M, n, C = x.shape
     tile = tiles.read_sums_tile(n, C)
-    programs = tiles.READ_SUMS_PROGRAMS
-    extent = max(1, cdiv(cdiv(M, programs), tile.tokens)) * tile.tokens
+    extent = max(1, cdiv(cdiv(M, tiles.read_sums_programs(C)), tile.tokens)) * tile.tokens
     ranges = max(1, cdiv(M, extent))
     partial = torch.empty(ranges, C, device=x.device, dtype=torch.float32) if weight is not None else None
     if M:
@@ -198,6 +203,8 @@ def learn(joined: Tensor, g: Tensor, phi: Tensor) -> Tensor:
     """The gradient of phi. Many rows of it do not fit beside several streams: then the streams count as one wide one."""
     M, n, C = joined.shape
     K = phi.shape[0]
+    if M and M % 8 == 0 and wide_fused.takes(joined):
+        return total(wide_fused.learn(joined, g, K), phi, M)
     if n > UNROLLED:
         n, C = 1, n * C
     tile = tiles.learn_tile(g.shape[0], n, C, M, joined.element_size())

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from resbench.kernels import tiles
+from resbench.kernels.launches import wide_fused
 from resbench.kernels.launches.plan import UNROLLED, Boundary, Coefficients, cdiv
 from resbench.kernels.triton import gates, wide_sinkhorn, write
 
@@ -75,6 +76,8 @@ def gate(
 def project(x: Tensor, phi: Tensor, squares: int, KP: int, terms: int) -> tuple[Tensor, Tensor, int]:
     """Partial projections [parts, M, KP] and sums of squares [parts, squares, M] of streams on phi, over ranges of columns."""
     M, n, C = x.shape
+    if squares == 1 and wide_fused.takes(x):
+        return wide_fused.project(x, split(phi, terms), KP)
     if squares == 1:  # nothing tells the streams apart
         n, C = 1, n * C
     tile = tiles.project_tile(KP, n, C, M, x.element_size())
