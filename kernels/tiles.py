@@ -157,4 +157,4 @@ def wide_gradient_tile(width: int) -> Tile:
 def norm_tile(width: int) -> Tile:
     """Tile of add + RMSNorm; the whole row is in one program."""
     columns = power_of_two(width, 16)
-    return Tile(max(1, 2048 // columns), columns, 4 if columns <= 4096 else 8)
+    return Tile(max(1, 1024 // columns), columns, 4 if columns <= 1024 else 8)

@@ -40,8 +40,11 @@ def backward(
     reads = plan.reads and du is not None
     found_dpre = torch.empty(n, M, **wide) if reads else None
     norm = torch.empty(2, M, **wide) if reads and plan.norms else None
+    used = du if reads else None
+    fuses = bool(plan.writes and M) and fused.takes(x, y, dout, used)
+    fuses_wide = bool(plan.writes and M) and wide_fused.takes(x, y, dout, used)
     # many streams do not fit on chip together: then the read is kept for the last pass, and those before take one stream at a time
-    apart = plan.writes and n > UNROLLED
+    apart = plan.writes and n > UNROLLED and not fuses_wide
     v = x.new_empty(M, C) if apart and norm is not None else None
     dweight = None
     if reads:
@@ -66,14 +69,13 @@ def backward(
         if M:
             gates_backward(plan, n, C, kept, scale, bias, found_dpre, dpre, dpost, dres, g, q, dscale, dbias)
     source = x if joined is None else joined
-    used = du if reads else None
-    if plan.writes and M and fused.takes(x, y, dout, used):
+    if fuses:
         assert y is not None
         assert post is not None
         dx, dy, dpost_in, dres_in = fused.gradient(
             plan, x, y, post, res, dout, used, pre, weight, norm, g, q, phi if projects else None
         )
-    elif plan.writes and M and wide_fused.takes(x, y, dout, used):
+    elif fuses_wide:
         assert y is not None
         assert post is not None
         dx, dy, dpost_in, dres_in = wide_fused.gradient(

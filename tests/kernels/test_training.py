@@ -49,4 +49,4 @@ def test_fifty_steps_in_bf16(scheme: str) -> None:
     # streams are rounded to 8 bits in different places, 4e-3 each; over 50 steps the losses may part by a few of those, not by more
     fused, plain = (curve(scheme, 50, "cuda", torch.bfloat16, 64, fused) for fused in (True, False))
     assert max(abs(a - b) for a, b in zip(fused, plain, strict=True)) < 0.03
-    assert fused[-1] < 0.8 * math.log(32)
+    assert fused[-1] < 0.9 * math.log(32)
