@@ -104,7 +104,7 @@ def read_tile(width: int) -> Tile:
     return pieces(width, 1024, 1, 8 if width > 3072 else 4) if width > 512 else pieces(width, 256, 4, 4)
 
 
-def read_sums_tile(n: int, width: int) -> Tile:
+def read_sums_tile(width: int) -> Tile:
     """Tile of the sums behind the read's backward: one token at a time, or a few narrow ones; the norm weight's gradient lives in registers."""
     if width <= 512:
         return pieces(width, 256, 4, 4)

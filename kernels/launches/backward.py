@@ -122,7 +122,7 @@ def read_sums(
 ) -> Tensor | None:
     """Fill dpre [n, M], norm [2, M] and v [M, C] (where asked for); returns the gradient of the norm's weight."""
     M, n, C = x.shape
-    tile = tiles.read_sums_tile(n, C)
+    tile = tiles.read_sums_tile(C)
     extent = max(1, cdiv(cdiv(M, tiles.read_sums_programs(C)), tile.tokens)) * tile.tokens
     ranges = max(1, cdiv(M, extent))
     partial = torch.empty(ranges, C, device=x.device, dtype=torch.float32) if weight is not None else None
