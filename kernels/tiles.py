@@ -145,13 +145,12 @@ def wide_project_tile(width: int, tokens: int) -> Tile:
 
 def wide_learn_tile(width: int, tokens: int) -> Tile:
     """Tile of phi's gradient for n = 8; ``parts`` is the number of token ranges, two programs per multiprocessor."""
-    columns = 256
-    return Tile(64, columns, 8, 2, max(1, min(32, 264 // -(-width // columns), -(-tokens // 512))))
+    return Tile(64, 256, 8, 2, max(1, min(32, RESIDENT // -(-width // 256), -(-tokens // 512))))
 
 
 def wide_gradient_tile(width: int) -> Tile:
     """Tile of the fused backward pass for n = 8: 8 tokens per warp; ``parts`` programs share a block of tokens."""
-    return Tile(64, 32, 8, 1, max(1, min(16, -(-width // 32) // 8)))
+    return Tile(64, 32, 8, 1, gradient_parts(width))
 
 
 def norm_tile(width: int) -> Tile:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from resbench.kernels import tiles
 from resbench.kernels.launches import fused, wide_fused
-from resbench.kernels.launches.plan import UNROLLED, Boundary, Gradients, cdiv
+from resbench.kernels.launches.plan import UNROLLED, Boundary, Gradients, cdiv, shares
 from resbench.kernels.triton import gates, gather, read, scatter, totals, wide_sinkhorn
 
 
@@ -41,17 +41,21 @@ def backward(
     found_dpre = torch.empty(n, M, **wide) if reads else None
     norm = torch.empty(2, M, **wide) if reads and plan.norms else None
     used = du if reads else None
-    fuses = bool(plan.writes and M) and fused.takes(x, y, dout, used)
-    fuses_wide = bool(plan.writes and M) and wide_fused.takes(x, y, dout, used)
+    one_pass = None
+    if plan.writes and M:
+        if fused.takes(x, y, dout, used):
+            one_pass = fused.gradient
+        elif wide_fused.takes(x, y, dout, used):
+            one_pass = wide_fused.gradient
     # many streams do not fit on chip together: then the read is kept for the last pass, and those before take one stream at a time
-    apart = plan.writes and n > UNROLLED and not fuses_wide
+    apart = plan.writes and n > UNROLLED and one_pass is None
     v = x.new_empty(M, C) if apart and norm is not None else None
+    source = x if joined is None else joined
     dweight = None
     if reads:
         assert du is not None
         assert pre is not None
         assert found_dpre is not None
-        source = x if joined is None else joined
         dweight = read_sums(source, pre, weight if plan.norms else None, du, inverse, found_dpre, norm, v)
     g = q = dscale = dbias = None
     K = KP = squares = 1
@@ -68,17 +72,10 @@ def backward(
         dscale, dbias = torch.zeros_like(scale), torch.zeros_like(bias)
         if M:
             gates_backward(plan, n, C, kept, scale, bias, found_dpre, dpre, dpost, dres, g, q, dscale, dbias)
-    source = x if joined is None else joined
-    if fuses:
+    if one_pass is not None:
         assert y is not None
         assert post is not None
-        dx, dy, dpost_in, dres_in = fused.gradient(
-            plan, x, y, post, res, dout, used, pre, weight, norm, g, q, phi if projects else None
-        )
-    elif fuses_wide:
-        assert y is not None
-        assert post is not None
-        dx, dy, dpost_in, dres_in = wide_fused.gradient(
+        dx, dy, dpost_in, dres_in = one_pass(
             plan, x, y, post, res, dout, used, pre, weight, norm, g, q, phi if projects else None
         )
     else:
@@ -123,8 +120,7 @@ def read_sums(
     """Fill dpre [n, M], norm [2, M] and v [M, C] (where asked for); returns the gradient of the norm's weight."""
     M, n, C = x.shape
     tile = tiles.read_sums_tile(C)
-    extent = max(1, cdiv(cdiv(M, tiles.read_sums_programs(C)), tile.tokens)) * tile.tokens
-    ranges = max(1, cdiv(M, extent))
+    extent, ranges = shares(M, tile.tokens, tiles.read_sums_programs(C))
     partial = torch.empty(ranges, C, device=x.device, dtype=torch.float32) if weight is not None else None
     if M:
         read.read_sums_kernel[(ranges,)](
@@ -168,9 +164,9 @@ def gather_gradient(
     M, n, C = joined.shape
     gradient = torch.empty_like(joined)
     tile = tiles.gather_tile(1 if g is None else g.shape[0], n, C, M, joined.element_size())
-    extent = max(1, cdiv(cdiv(M, tile.tokens), tile.parts)) * tile.tokens
+    extent, ranges = shares(M, tile.tokens, tile.parts)
     if M:
-        gather.gather_kernel[(cdiv(C, tile.columns), cdiv(M, extent))](
+        gather.gather_kernel[(cdiv(C, tile.columns), ranges)](
             joined,
             dout,
             du,
@@ -210,8 +206,7 @@ def learn(joined: Tensor, g: Tensor, phi: Tensor) -> Tensor:
     if n > UNROLLED:
         n, C = 1, n * C
     tile = tiles.learn_tile(g.shape[0], n, C, M, joined.element_size())
-    extent = max(1, cdiv(cdiv(M, tile.tokens), tile.parts)) * tile.tokens
-    ranges = max(1, cdiv(M, extent))
+    extent, ranges = shares(M, tile.tokens, tile.parts)
     dphi = torch.empty(ranges, K, n * C, device=joined.device, dtype=torch.float32)
     if M:
         gather.learn_kernel[(cdiv(C, tile.columns), ranges)](

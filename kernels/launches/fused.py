@@ -32,9 +32,14 @@ def available() -> bool:
 
 def takes(x: Tensor, *others: Tensor | None) -> bool:
     """Whether the kernels can work on streams x [M, n, C] and these other tensors of the streams' dtype."""
-    if not x.is_cuda or x.dtype != torch.bfloat16 or x.shape[1] not in STREAMS or x.shape[2] % 8:
+    return x.shape[1] in STREAMS and suits(x, *others) and available()
+
+
+def suits(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether these are bf16 tensors on a Hopper GPU, with rows of whole 16 bytes."""
+    if not x.is_cuda or x.dtype != torch.bfloat16 or x.shape[2] % 8:
         return False
-    if torch.cuda.get_device_capability(x.device)[0] != 9 or not available():
+    if torch.cuda.get_device_capability(x.device)[0] != 9:
         return False
     return all(t is None or (t.dtype == x.dtype and t.data_ptr() % 16 == 0) for t in (x, *others))
 
@@ -152,18 +157,24 @@ def gradient(
         num_warps=4,
         maxnreg=168,
     )
+    return dx, dy, *add_parts(sums, post, res)
+
+
+def add_parts(sums: Tensor, post: Tensor, res: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The gradients of post and res from what the programs that shared a block of tokens left [parts, M, n + n n] (or [.., n])."""
+    parts, M, size = sums.shape
     dpost, dres = torch.empty_like(post), torch.empty_like(res) if res is not None else None
     totals.parts_kernel[(cdiv(M, 32),)](
         sums,
         dpost,
         dres,
         M,
-        n=n,
+        n=post.shape[1],
         SIZE=size,
         PADDED=tiles.power_of_two(size),
-        MIXES=plan.mixes,
+        MIXES=res is not None,
         PARTS=parts,
         BT=32,
         num_warps=4,
     )
-    return dx, dy, dpost, dres
+    return dpost, dres

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from resbench.kernels import tiles
 from resbench.kernels.launches.backward import total
-from resbench.kernels.launches.plan import cdiv
+from resbench.kernels.launches.plan import cdiv, shares
 from resbench.kernels.triton import norm
 
 PROGRAMS = 1056
@@ -44,8 +44,7 @@ def backward(
     M, C = joined.shape
     dx = torch.empty_like(joined)
     tile = tiles.norm_tile(C)
-    share = max(1, cdiv(cdiv(M, PROGRAMS), tile.tokens)) * tile.tokens
-    programs = max(1, cdiv(M, share))
+    share, programs = shares(M, tile.tokens, PROGRAMS)
     dweight = torch.empty(programs, C, device=joined.device, dtype=torch.float32) if weight is not None else None
     if M:
         norm.add_norm_backward_kernel[(programs,)](

@@ -84,3 +84,9 @@ class Gradients:
 def cdiv(a: int, b: int) -> int:
     """a / b rounded up."""
     return -(-a // b)
+
+
+def shares(total: int, block: int, most: int) -> tuple[int, int]:
+    """(tokens per program, programs) that deal ``total`` tokens in whole blocks to at most ``most`` programs; at least one of each."""
+    extent = max(1, cdiv(total, block * most)) * block
+    return extent, max(1, cdiv(total, extent))

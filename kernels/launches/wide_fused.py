@@ -12,7 +12,6 @@ from torch import Tensor
 from resbench.kernels import tiles
 from resbench.kernels.launches import fused
 from resbench.kernels.launches.plan import Boundary, cdiv
-from resbench.kernels.triton import totals
 
 STREAMS = 8
 
@@ -30,11 +29,7 @@ def available() -> bool:
 
 def takes(x: Tensor, *others: Tensor | None) -> bool:
     """Whether the kernels can work on streams x [M, 8, C] and these other tensors of the streams' dtype."""
-    if not x.is_cuda or x.dtype != torch.bfloat16 or x.shape[1] != STREAMS or x.shape[2] % 8:
-        return False
-    if torch.cuda.get_device_capability(x.device)[0] != 9 or not available():
-        return False
-    return all(t is None or (t.dtype == x.dtype and t.data_ptr() % 16 == 0) for t in (x, *others))
+    return x.shape[1] == STREAMS and fused.suits(x, *others) and available()
 
 
 def project(x: Tensor, parts_of_phi: Tensor, KP: int) -> tuple[Tensor, Tensor, int]:
@@ -147,18 +142,4 @@ def gradient(
         WARPS=tile.warps,
         num_warps=tile.warps,
     )
-    dpost, dres = torch.empty_like(post), torch.empty_like(res) if res is not None else None
-    totals.parts_kernel[(cdiv(M, 32),)](
-        sums,
-        dpost,
-        dres,
-        M,
-        n=n,
-        SIZE=size,
-        PADDED=tiles.power_of_two(size),
-        MIXES=plan.mixes,
-        PARTS=tile.parts,
-        BT=32,
-        num_warps=4,
-    )
-    return dx, dy, dpost, dres
+    return dx, dy, *fused.add_parts(sums, post, res)
