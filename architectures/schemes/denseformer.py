@@ -56,12 +56,11 @@ class DenseFormer(ResidualScheme):
         return self.norms[i](state[0]), None
 
     def write(self, state: State, ctx: None, y: Tensor, i: int) -> State:
-        running, *outputs = state
-        running = running + y.to(running.dtype)
+        running, outputs = state[0] + y.to(state[0].dtype), state[1:]
         block, rest = divmod(i + 1, self.sublayers_per_block)
         if rest or not self.alphas:
             return (running, *outputs)
-        outputs.append(running)
+        outputs = (*outputs, running)
         if str(block) in self.alphas:
             running = weighted_sum(outputs[block % self.dilation :: self.dilation], self.alphas[str(block)])
         return (running, *outputs)
