@@ -9,7 +9,7 @@ FAMILIES: tuple[tuple[str, str], ...] = (
     ("attention", r"flash|fmha|sdpa|scaled_dot_product|mha"),
     (
         "connections",
-        r"resbench::|^(mhc_gates|hc_gates|sinkhorn|add_norm|total|gate_totals|read|read_sums|scatter|gather|split|write|project)(_backward)?_kernel",
+        r"resbench::(?!rotary)|^(mhc_gates|hc_gates|sinkhorn|add_norm|total|gate_totals|read|read_sums|scatter|gather|split|write|project)(_backward)?_kernel",
     ),
     ("matrix products", r"gemm|cutlass|cublas|nvjet|xmma|wgmma|splitk|\bmm\b|addmm|bmm|matmul|aten::linear|mkl"),
     ("loss", r"softmax|nll_loss|cross_entropy"),
@@ -21,7 +21,7 @@ FAMILIES: tuple[tuple[str, str], ...] = (
     ),
     (
         "elementwise (norms, activations, ...)",
-        r"triton_|elementwise|reduce_kernel|vectorized|aten::|cpp_fused|graph_\d",
+        r"rotary|triton_|elementwise|reduce_kernel|vectorized|aten::|cpp_fused|graph_\d",
     ),
 )
 """(family, pattern searched in a name); the first that matches counts."""

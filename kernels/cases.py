@@ -54,6 +54,7 @@ OPERATIONS = (
     "sinkhorn",
     "add_rms_norm",
     "rms_norm",
+    "rotary",
 )
 
 
@@ -189,5 +190,26 @@ def make(
                 lambda *a: (functional.rms_norm(*a, backend=backend),),
                 lambda *a: (reference.rms_norm(*a),),
                 ("u",),
+            )
+        case "rotary":
+            head = max(d for d in range(2, min(width, 128) + 1, 2) if width % d == 0)
+            positions = next(t for t in (8, 5, 3, 1) if tokens % t == 0)
+            angle = normal(positions, head // 2, scale=3.0)
+            table = torch.stack([angle.cos(), angle.sin()])
+            shape = (tokens // positions, positions, 3, width // head, head)
+
+            def turned(rotary: Call, qkv: Tensor, *weights: Tensor) -> Any:
+                return rotary(qkv.unflatten(0, shape[:2]).reshape(shape), *weights, table)
+
+            return Case(
+                name,
+                {
+                    "qkv": normal(tokens, 3 * width, dtype=dtype),
+                    "query_weight": 1 + 0.1 * normal(head),
+                    "key_weight": 1 + 0.1 * normal(head),
+                },
+                partial(turned, partial(functional.rotary, backend=backend)),
+                partial(turned, reference.rotary),
+                ("query", "key", "value"),
             )
     raise ValueError(f"operation {name!r}: expected one of {', '.join(OPERATIONS)}")

@@ -17,6 +17,7 @@ from torch import Tensor
 from resbench.kernels import reference
 from resbench.kernels.ops.boundary import boundary
 from resbench.kernels.ops.norm import add_rms_norm as add_rms_norm_op
+from resbench.kernels.ops.rotary import rotary as rotary_op
 from resbench.kernels.ops.sinkhorn import sinkhorn as sinkhorn_op
 from resbench.kernels.reference import Order, Start
 
@@ -49,6 +50,25 @@ def add_rms_norm(
     flat = (rows(x, 1), x.shape[-1])
     joined, u = add_rms_norm_op(x.reshape(flat), y.reshape(flat), weight, eps)
     return joined.reshape(x.shape), u.reshape(x.shape)
+
+
+def rotary(
+    qkv: Tensor,
+    query_weight: Tensor,
+    key_weight: Tensor,
+    table: Tensor | None,
+    eps: float = 1e-6,
+    *,
+    backend: Backend = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`reference.rotary`: qkv [..., T, 3, H, D] -> queries, keys and values [..., T, H, D]."""
+    *_, T, _, H, D = qkv.shape
+    if not use_triton(qkv, backend) or D > 1024 or D % 2:
+        return reference.rotary(qkv, query_weight, key_weight, table, eps)
+    angles = None if table is None else table[:, :T].float().contiguous()
+    found = rotary_op(qkv.reshape(-1, 3, H, D), query_weight, key_weight, angles, eps)
+    query, key, value = (part.reshape(*qkv.shape[:-3], H, D) for part in found)
+    return query, key, value
 
 
 def sinkhorn(

@@ -38,6 +38,28 @@ def add_rms_norm(x: Tensor, y: Tensor, weight: Tensor | None, eps: float = 1e-6)
     return joined, rms_norm(joined, weight, eps)
 
 
+def rotary(
+    qkv: Tensor, query_weight: Tensor, key_weight: Tensor, table: Tensor | None, eps: float = 1e-6
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values as attention takes them: queries and keys RMS-normalised (QK-norm, arXiv 2010.04245) and rotated by their position
+    (RoPE, arXiv 2104.09864), all heads alike.
+
+    qkv: [..., T, 3, H, D]; weights: [D]; table: cos and sin [2, >= T, D / 2], or None not to rotate. Returns three [..., T, H, D] in qkv's dtype.
+    """
+    wide = qkv.to(compute_dtype(qkv))
+    query, key = rms_norm(wide[..., 0, :, :], query_weight, eps), rms_norm(wide[..., 1, :, :], key_weight, eps)
+    if table is not None:
+        query, key = rotate(query, table[:, : qkv.shape[-4], None]), rotate(key, table[:, : qkv.shape[-4], None])
+    return query.to(qkv.dtype), key.to(qkv.dtype), qkv[..., 2, :, :]
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate pairs (d, d + D / 2) of x [..., D] by angles with cos and sin in table [2, ..., D / 2]; same shape and dtype."""
+    cos, sin = table.to(x.dtype)
+    left, right = x.chunk(2, dim=-1)
+    return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1)
+
+
 def sinkhorn(
     logits: Tensor, iterations: int = 20, *, order: Order = "columns-first", start: Start = "exp", eps: float = 0.0
 ) -> Tensor:

@@ -58,6 +58,12 @@ def balanced_parts(total: int, block: int, resident: int, least: int, most: int)
     return next(parts for parts in choices if filled(parts) >= 0.98 * best)
 
 
+def rotary_tile(head_width: int) -> Tile:
+    """Rows (a head of a token each) and entries of half a row of the kernels before attention."""
+    half = power_of_two(head_width // 2)
+    return Tile(max(1, 1024 // half), half, 4)
+
+
 def write_tile(n: int, width: int) -> Tile:
     """Tile of the write kernel."""
     columns = min(power_of_two(width, 16), 1024)

@@ -14,6 +14,7 @@ from resbench.architectures.recompute import best_block_length
 from resbench.architectures.scheme import SchemeFactory
 from resbench.architectures.sizes import default_ffn_width, find_size
 from resbench.architectures.stack import Observer, run_stack
+from resbench.kernels import functional
 
 
 class Attention(nn.Module):
@@ -33,10 +34,10 @@ class Attention(nn.Module):
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values [B, heads, T, D], as they are multiplied."""
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).transpose(-4, -2).unbind(-3)
-        query, key = self.query_norm(query), self.key_norm(key)
-        if self.rotation is not None:
-            query, key = rotate(query, self.rotation), rotate(key, self.rotation)
+        qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, -1))
+        norms = self.query_norm, self.key_norm
+        found = functional.rotary(qkv, norms[0].weight, norms[1].weight, self.rotation, norms[0].eps)
+        query, key, value = (part.transpose(-3, -2) for part in found)
         return query, key, value
 
     def max_logit(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -265,10 +266,3 @@ def rotation_table(length: int, head_width: int, base: float) -> Tensor:
     frequency = base ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
     angle = torch.outer(torch.arange(length, dtype=torch.float32), frequency)
     return torch.stack([angle.cos(), angle.sin()])
-
-
-def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate pairs (d, d + D / 2) of x [..., T, D] by their position's angle; same shape and dtype."""
-    cos, sin = table[:, : x.shape[-2]].to(x.dtype)
-    left, right = x.chunk(2, dim=-1)
-    return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1)

@@ -7,9 +7,10 @@ import torch
 from architectures_support import factory
 from torch.utils.flop_counter import FlopCounterMode
 
-from resbench.architectures.backbones.transformer import Transformer, rotate, rotation_table, widened
+from resbench.architectures.backbones.transformer import Transformer, rotation_table, widened
 from resbench.architectures.registry import resolve
 from resbench.architectures.sizes import SIZES
+from resbench.kernels.reference import rotate
 
 V, T = 31, 12
 

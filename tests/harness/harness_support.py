@@ -191,6 +191,20 @@ class Watch(Callback):
         Watch.fetched.append(self._mode.count)
 
 
+class ForbidsWaiting(Callback):
+    """From the sixth step to the start of the 36th, an operation that waits for the GPU is an error. Compiling waits, before that."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 4:
+            torch.cuda.set_sync_debug_mode("error")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 35:
+            torch.cuda.set_sync_debug_mode("default")
+
+
 class _CountFetches(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
