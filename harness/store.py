@@ -1,7 +1,7 @@
 """Opening an MLflow tracking store, with every way it can fail said in a sentence.
 
-The default store is one SQLite file. MLflow creates it by running all its migrations, which takes a second, logs, and must not be done by two
-processes at once: a file lock beside the database serialises it. A database written by another version of MLflow is refused, never migrated.
+The default store is one SQLite file. Creating it (`new_store`) must not be done by two processes at once: a file lock beside the database
+serialises it. A database written by another version of MLflow is refused, never migrated.
 """
 
 import functools
@@ -10,7 +10,7 @@ import os
 import socket
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -101,7 +101,17 @@ def _open_sqlite(uri: str, must_exist: bool) -> "MlflowClient":
 
     with FileLock(path.with_name(path.name + ".lock")):
         _check_version(path, uri)
+        if not path.exists():
+            _create(path)
         return _connect(uri)
+
+
+def _create(path: Path) -> None:
+    """Create the database by copying an empty one; where that fails it is left to MLflow, which is slower and has its own words for what is wrong."""
+    from resbench.harness import new_store
+
+    with suppress(Exception):
+        new_store.create(path, _revisions()[0])
 
 
 def _check_writable(path: Path) -> None:

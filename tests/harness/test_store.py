@@ -10,9 +10,12 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import mlflow
 import pytest
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from open_at_once import open_at_once
 
+from resbench.harness import new_store
 from resbench.harness.store import default_tracking_uri, experiment_id, open_store, sqlite_path
 
 
@@ -112,6 +115,72 @@ def test_processes_may_create_the_database_at_once(tmp_path: Path, capfd: pytest
     assert len(found) == 1
     assert next(iter(found)).isdigit()
     assert "alembic" not in capfd.readouterr().err.lower()
+
+
+def content(database: Path) -> dict[str, object]:
+    """Everything in a database but its experiments: MLflow's default one names the working directory and the time."""
+    with closing(sqlite3.connect(database)) as connection:
+        parts = connection.execute("select name, type, sql from sqlite_master").fetchall()
+        # Migrations write a table's constraints in any order.
+        schema = {name: sorted(line.strip(" \t,") for line in (sql or "").splitlines()) for name, _, sql in parts}
+        tables = [name for name, kind, _ in parts if kind == "table" and name != "experiments"]
+        rows = {table: connection.execute(f"select * from {table}").fetchall() for table in tables}
+        return {"schema": schema, "rows": rows}
+
+
+def test_a_new_database_is_the_one_mlflow_would_have_made(tmp_path: Path) -> None:
+    made, copied = tmp_path / "made.db", tmp_path / "copied.db"
+    SqlAlchemyStore(f"sqlite:///{made}", str(tmp_path)).engine.dispose()
+    client = open_store(f"sqlite:///{copied}")
+    assert content(copied) == content(made)
+    (default,) = client.search_experiments()
+    assert (default.experiment_id, default.artifact_location) == ("0", f"{Path.cwd()}/mlruns/0")
+
+
+def test_a_new_database_is_a_copy_of_the_one_that_is_kept(own_cache: Path, tmp_path: Path) -> None:
+    open_store(f"sqlite:///{tmp_path}/first.db")
+    (kept,) = (own_cache / "mlflow").iterdir()
+    before = kept.read_bytes()
+    with closing(sqlite3.connect(kept)) as connection:
+        connection.execute("pragma user_version = 7")
+    open_store(f"sqlite:///{tmp_path}/second.db")
+    with closing(sqlite3.connect(tmp_path / "second.db")) as connection:
+        assert connection.execute("pragma user_version").fetchone() == (7,)
+    kept.write_bytes(before)
+    assert {path.name for path in tmp_path.iterdir()} == {"first.db", "first.db.lock", "second.db", "second.db.lock"}
+
+
+@pytest.mark.parametrize("damage", ["cut short", "of another version"])
+def test_a_kept_database_that_is_no_good_is_made_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty_store: Path, damage: str
+) -> None:
+    monkeypatch.setenv("RESBENCH_CACHE", str(tmp_path / "cache"))
+    kept = tmp_path / "cache" / "mlflow" / f"{mlflow.__version__}-{revision(empty_store)}.db"
+    kept.parent.mkdir(parents=True)
+    if damage == "cut short":
+        kept.write_bytes(empty_store.read_bytes()[:50_000])
+    else:
+        shutil.copy(empty_store, kept)
+        revision(kept, "451aebb31d03")
+    client = open_store(f"sqlite:///{tmp_path}/mlflow.db")
+    assert len(client.search_experiments()) == 1
+    assert revision(kept) == revision(empty_store)
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file in the way")
+    monkeypatch.setenv("RESBENCH_CACHE", str(tmp_path / "cache"))
+    client = open_store(f"sqlite:///{tmp_path}/mlflow.db")
+    assert len(client.search_experiments()) == 1
+
+
+def test_a_file_that_appears_meanwhile_is_left_alone(tmp_path: Path, empty_store: Path) -> None:
+    theirs = tmp_path / "mlflow.db"
+    theirs.write_text("another program's")
+    with pytest.raises(FileExistsError):
+        new_store.create(theirs, revision(empty_store))
+    assert theirs.read_text() == "another program's"
+    assert list(tmp_path.iterdir()) == [theirs]
 
 
 def test_an_empty_file_becomes_a_database(tmp_path: Path, empty_store: Path) -> None:
