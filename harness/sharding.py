@@ -6,27 +6,23 @@ gathered for all of it. Checkpoints are the very files a single process writes, 
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
+
+# torch.distributed.checkpoint is imported where it is used: no other run should spend the time.
 
 NAME = "fsdp2"
 MEASURES = ("max_attention_logit",)
 """Methods of branches, beside forward, that use their weights and so need them gathered."""
-
-_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class FullyShardedStrategy(ModelParallelStrategy):
@@ -55,15 +51,25 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The whole model on the first process, nothing on the others."""
-        return get_model_state_dict(self._resharded(), options=_FULL)
+        from torch.distributed.checkpoint.state_dict import get_model_state_dict
+
+        return get_model_state_dict(self._resharded(), options=_whole())
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """What `Optimizer.state_dict` of a single process would give, on the first process; nothing on the others."""
-        named = get_optimizer_state_dict(self._resharded(), _inner(optimizer), options=_FULL)
+        from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+        named = get_optimizer_state_dict(self._resharded(), _inner(optimizer), options=_whole())
         return _numbered(named) if self.global_rank == 0 else {}
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Read on every process; each keeps its shards. Lightning hands in no ``weights_only`` here, the checkpoint reader insists on it."""
+        from torch.distributed.checkpoint.state_dict import (
+            StateDictOptions,
+            set_model_state_dict,
+            set_optimizer_state_dict,
+        )
+
         path = Path(self.broadcast(checkpoint_path))
         state: dict[str, Any] = self.checkpoint_io.load_checkpoint(path)
         model = self._resharded()
@@ -81,6 +87,12 @@ class FullyShardedStrategy(ModelParallelStrategy):
             if isinstance(module, FSDPModule):
                 module.reshard()
         return self.model
+
+
+def _whole() -> "StateDictOptions":
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
+
+    return StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def _inner(optimizer: Any) -> Optimizer:
