@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 from resbench.harness.errors import one_screen
+from resbench.harness.preload import operators_first
 from resbench.harness.processes import end_quickly, importing
 
 Command = Callable[[list[str]], int]
@@ -73,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
 def _load(command: str, *, for_good: bool) -> Command:
     module, _, attribute = COMMANDS[command][0].partition(":")
     with importing(for_good=for_good):
-        found: Command = getattr(import_module(module), attribute)
         if command == "fit":
+            operators_first()
             import_module("resbench.harness.fit")
+        found: Command = getattr(import_module(module), attribute)
     return found

@@ -4,6 +4,7 @@ import atexit
 import os
 import signal
 
+from resbench.harness.preload import operators_first
 from resbench.harness.processes import importing
 
 # A scheduler may send SIGTERM to every process at once. The server stays until its sweep has ended, lest its trials die before they are saved.
@@ -12,6 +13,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 with importing(
     for_good=True
 ):  # a collector that looked at all this later would touch, and so copy, every page that trials share with the fork server
+    operators_first()
     from resbench.sweeps.trial import rehearse
 
     rehearse()

@@ -74,15 +74,16 @@ def test_a_module_is_imported_when_something_in_it_is_wanted(monkeypatch: pytest
         assert not hasattr(sys.modules["colorsys"], "hamming")  # it is there: no stand-in
 
 
-def test_lightning_comes_without_scipy_s_signal_processing() -> None:
+def test_what_fit_imports_and_in_which_order() -> None:
     program = """
 import gc, sys
-from resbench.harness.processes import importing
-with importing(for_good=True):
-    assert not gc.isenabled()
-    import torchmetrics
+from resbench.harness.cli import _load
+_load("fit", for_good=True)
 assert gc.isenabled() and gc.get_freeze_count() > 100_000
-assert "scipy.signal" not in sys.modules
+assert "resbench.harness.fit" in sys.modules
+assert not {"scipy.signal", "torch.distributed.checkpoint"} & sys.modules.keys()
+order = list(sys.modules)
+assert max(map(order.index, ["resbench.kernels.ops.boundary", "torch._dynamo"])) < order.index("lightning")
 import scipy.signal
 print(scipy.signal.windows.hamming(1))
 """
