@@ -152,6 +152,7 @@ def arguments(scheme: str, shape: Shape, plan: Plan, settings: Sequence[str] = (
         "seed_everything": plan.seed,
         "output_dir": plan.folder / "runs",
         "tracking.uri": f"sqlite:///{plan.folder}/mlflow.db",
+        "tracking.weights": "false",  # gigabytes, after the last step
         "data": "resbench.harness.bench.tokens.RandomTokens",
         "data.folder": plan.folder / "tokens",
         "data.vocab_size": plan.vocab_size,
