@@ -1,7 +1,8 @@
 """`resbench bench start`: how long a run takes from its process's birth to the end of its first step, and where the time goes.
 
 Two kinds of process: one started from a shell (`resbench fit`), which imports everything, and one forked from a server that has imported it already,
-which is how sweeps start their trials. On a GPU both kinds compile; the compilers' caches start empty, so the first run is the cold one.
+which is how sweeps start their trials. On a GPU both kinds compile. The caches of the compilers and of resbench start empty, and there is no MLflow
+database, so the first run is the cold one.
 """
 
 import json
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 from typing import Literal
 
 from resbench.harness import names
@@ -30,7 +31,7 @@ class Start:
 
     kind: Kind
     number: int
-    """Counted over all kinds; the first finds the compilers' caches empty."""
+    """Counted over all kinds; the first finds no database and empty caches."""
     seconds: dict[str, float]
     total: float
 
@@ -43,6 +44,7 @@ def measure_starts(
     argv = [*arguments(scheme, shape, plan), *(f"--{key}={value}" for key, value in steps)]
     # Read by the fork server; the second keeps it from initialising CUDA, which does not survive a fork.
     os.environ |= {variable: str(plan.folder / folder) for variable, folder in CACHES.items()}
+    os.environ["RESBENCH_CACHE"] = str(plan.folder / "cache")
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     multiprocessing.get_context("forkserver").set_forkserver_preload(["resbench.harness.fit"])
     found: list[Start] = []
@@ -93,17 +95,17 @@ def _read(kind: Kind, number: int, plan: Plan, experiment: str) -> Start:
 
 
 def markdown(starts: Sequence[Start]) -> str:
-    """Phases down, starts across: the first one alone, since caches were empty, then the means of each kind's others."""
+    """Phases down, starts across: the first one alone, since caches were empty, then the medians of each kind's others."""
     columns: list[tuple[str, list[Start]]] = [("shell, first", [start for start in starts if start.number == 0])]
     for kind in ("shell", "fork"):
         rest = [start for start in starts if start.kind == kind and start.number > 0]
         if rest:
-            columns.append((f"{kind}, mean of {len(rest)}", rest))
+            columns.append((f"{kind}, median of {len(rest)}", rest))
     lines = [f"| seconds | {' | '.join(heading for heading, _ in columns)} |", f"|{' --- |' * (len(columns) + 1)}"]
     for phase in names.START_S:
-        values = [fmean(start.seconds.get(phase, 0.0) for start in column) for _, column in columns]
+        values = [median(start.seconds.get(phase, 0.0) for start in column) for _, column in columns]
         lines.append(f"| {phase} | {' | '.join(f'{value:.2f}' for value in values)} |")
-    totals = [fmean(start.total for start in column) for _, column in columns]
+    totals = [median(start.total for start in column) for _, column in columns]
     return "\n".join([*lines, f"| all | {' | '.join(f'{total:.2f}' for total in totals)} |"])
 
 

@@ -82,12 +82,13 @@ def test_the_table_sets_the_cold_start_apart() -> None:
         Start("shell", 0, {"imports": 9.0, "forward": 30.0}, 39.0),
         Start("shell", 1, {"imports": 3.0, "forward": 1.0}, 4.0),
         Start("shell", 2, {"imports": 5.0, "forward": 1.0}, 6.0),
-        Start("fork", 3, {"imports": 0.1, "forward": 1.0}, 1.1),
+        Start("shell", 3, {"imports": 4.0, "forward": 9.0}, 13.0),
+        Start("fork", 4, {"imports": 0.1, "forward": 1.0}, 1.1),
     ]
     lines = markdown(starts).splitlines()
-    assert lines[0] == "| seconds | shell, first | shell, mean of 2 | fork, mean of 1 |"
+    assert lines[0] == "| seconds | shell, first | shell, median of 3 | fork, median of 1 |"
     assert "| imports | 9.00 | 4.00 | 0.10 |" in lines
-    assert lines[-1] == "| all | 39.00 | 5.00 | 1.10 |"
+    assert lines[-1] == "| all | 39.00 | 6.00 | 1.10 |"
 
 
 def test_losses_are_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
