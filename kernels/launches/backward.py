@@ -8,7 +8,8 @@ from torch import Tensor
 from resbench.kernels import tiles
 from resbench.kernels.launches import fused, wide_fused
 from resbench.kernels.launches.plan import UNROLLED, Boundary, Gradients, cdiv, shares
-from resbench.kernels.triton import gates, gather, read, scatter, totals, wide_sinkhorn
+from resbench.kernels.launches.totals import Partial, finish
+from resbench.kernels.triton import gates, gather, read, scatter, wide_sinkhorn
 
 
 def backward(
@@ -38,11 +39,15 @@ def backward(
     wide: dict[str, Any] = {"device": x.device, "dtype": torch.float32}
     projects = plan.gates != "none"
     reads = plan.reads and du is not None
+    if not M:
+        inputs = (y, post, res, None if projects or not reads else pre)
+        parameters = (*((phi, scale, bias) if projects else (None,) * 3), weight if reads else None)
+        return Gradients(torch.zeros_like(x), *map(zeros, inputs + parameters))
     found_dpre = torch.empty(n, M, **wide) if reads else None
     norm = torch.empty(2, M, **wide) if reads and plan.norms else None
     used = du if reads else None
     one_pass = None
-    if plan.writes and M:
+    if plan.writes:
         if fused.takes(x, y, dout, used):
             one_pass = fused.gradient
         elif wide_fused.takes(x, y, dout, used):
@@ -51,31 +56,27 @@ def backward(
     apart = plan.writes and n > UNROLLED and one_pass is None
     v = x.new_empty(M, C) if apart and norm is not None else None
     source = x if joined is None else joined
-    dweight = None
+    partial = Partial()
     if reads:
         assert du is not None
         assert pre is not None
         assert found_dpre is not None
-        dweight = read_sums(source, pre, weight if plan.norms else None, du, inverse, found_dpre, norm, v)
-    g = q = dscale = dbias = None
-    K = KP = squares = 1
+        partial.weight = read_sums(source, pre, weight if plan.norms else None, du, inverse, found_dpre, norm, v)
+    g = q = None
     if projects:
         assert phi is not None
         assert scale is not None
         assert bias is not None
         assert kept is not None
-        K = phi.shape[0]
-        KP = tiles.coefficient_tile(K)
-        squares = n if plan.streamwise else 1
+        KP = tiles.coefficient_tile(phi.shape[0])
         g = torch.empty(KP, M, device=x.device, dtype=torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32)
-        q = torch.empty(squares, M, **wide)
-        dscale, dbias = torch.zeros_like(scale), torch.zeros_like(bias)
-        if M:
-            gates_backward(plan, n, C, kept, scale, bias, found_dpre, dpre, dpost, dres, g, q, dscale, dbias)
+        q = torch.empty(n if plan.streamwise else 1, M, **wide)
+        partial.gates = gates_backward(plan, n, C, kept, scale, bias, found_dpre, dpre, dpost, dres, g, q)
     if one_pass is not None:
         assert y is not None
         assert post is not None
-        dx, dy, dpost_in, dres_in = one_pass(
+        dpost_in = dres_in = None
+        dx, dy, partial.sums = one_pass(
             plan, x, y, post, res, dout, used, pre, weight, norm, g, q, phi if projects else None
         )
     else:
@@ -100,11 +101,26 @@ def backward(
             assert post is not None
             read_back = (used, v, pre, weight, norm) if apart and reads else None
             dx, dy, dpost_in, dres_in = scatter_gradient(plan, x, y, post, res, gradient, read_back)
-    dphi = learn(source, g, phi) if projects and g is not None and phi is not None else None
-    dpre_in = None
-    if not projects and found_dpre is not None:
-        dpre_in = found_dpre.T.contiguous()
-    return Gradients(dx, dy, dpost_in, dres_in, dpre_in, dphi, dscale, dbias, dweight)
+    if projects:
+        assert g is not None
+        assert phi is not None
+        partial.phi = learn(source, g, phi)
+    sums = finish(partial, plan.streamwise, n, scale, bias, weight, post, res, phi)
+    return Gradients(
+        x=dx,
+        y=dy,
+        post=sums.post if dpost_in is None else dpost_in,
+        res=sums.res if dres_in is None else dres_in,
+        pre=None if projects or found_dpre is None else found_dpre.T.contiguous(),
+        phi=sums.phi,
+        scale=sums.scale,
+        bias=sums.bias,
+        weight=sums.weight,
+    )
+
+
+def zeros(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else torch.zeros_like(tensor)
 
 
 def read_sums(
@@ -117,35 +133,34 @@ def read_sums(
     norm: Tensor | None,
     v: Tensor | None,
 ) -> Tensor | None:
-    """Fill dpre [n, M], norm [2, M] and v [M, C] (where asked for); returns the gradient of the norm's weight."""
+    """Fill dpre [n, M], norm [2, M] and v [M, C] (where asked for); returns partial sums [ranges, C] of the gradient of the norm's weight."""
     M, n, C = x.shape
     tile = tiles.read_sums_tile(C)
     extent, ranges = shares(M, tile.tokens, tiles.read_sums_programs(C))
     partial = torch.empty(ranges, C, device=x.device, dtype=torch.float32) if weight is not None else None
-    if M:
-        read.read_sums_kernel[(ranges,)](
-            x,
-            pre,
-            weight,
-            du,
-            inverse,
-            dpre,
-            norm,
-            partial,
-            v,
-            M,
-            extent,
-            n=n,
-            C=C,
-            NORMS=norm is not None,
-            WEIGHS=weight is not None,
-            KEEPS=v is not None,
-            BT=tile.tokens,
-            BC=tile.columns,
-            CHUNKS=tile.parts,
-            num_warps=tile.warps,
-        )
-    return total(partial, weight, M) if partial is not None and weight is not None else None
+    read.read_sums_kernel[(ranges,)](
+        x,
+        pre,
+        weight,
+        du,
+        inverse,
+        dpre,
+        norm,
+        partial,
+        v,
+        M,
+        extent,
+        n=n,
+        C=C,
+        NORMS=norm is not None,
+        WEIGHS=weight is not None,
+        KEEPS=v is not None,
+        BT=tile.tokens,
+        BC=tile.columns,
+        CHUNKS=tile.parts,
+        num_warps=tile.warps,
+    )
+    return partial
 
 
 def gather_gradient(
@@ -165,66 +180,64 @@ def gather_gradient(
     gradient = torch.empty_like(joined)
     tile = tiles.gather_tile(1 if g is None else g.shape[0], n, C, M, joined.element_size())
     extent, ranges = shares(M, tile.tokens, tile.parts)
-    if M:
-        gather.gather_kernel[(cdiv(C, tile.columns), ranges)](
-            joined,
-            dout,
-            du,
-            pre,
-            weight,
-            norm,
-            g,
-            q,
-            narrowed(phi, joined.dtype) if phi is not None else None,
-            gradient,
-            M,
-            extent,
-            n=n,
-            C=C,
-            K=1 if phi is None else phi.shape[0],
-            KP=1 if g is None else g.shape[0],
-            PROJECTS=phi is not None,
-            SQUARES=1 if q is None else q.shape[0],
-            READS=du is not None,
-            NORMS=du is not None and plan.norms,
-            WEIGHS=weight is not None,
-            OUT=dout is not None,
-            BT=tile.tokens,
-            BC=tile.columns,
-            STAGES=tile.stages,
-            num_warps=tile.warps,
-        )
+    gather.gather_kernel[(cdiv(C, tile.columns), ranges)](
+        joined,
+        dout,
+        du,
+        pre,
+        weight,
+        norm,
+        g,
+        q,
+        narrowed(phi, joined.dtype) if phi is not None else None,
+        gradient,
+        M,
+        extent,
+        n=n,
+        C=C,
+        K=1 if phi is None else phi.shape[0],
+        KP=1 if g is None else g.shape[0],
+        PROJECTS=phi is not None,
+        SQUARES=1 if q is None else q.shape[0],
+        READS=du is not None,
+        NORMS=du is not None and plan.norms,
+        WEIGHS=weight is not None,
+        OUT=dout is not None,
+        BT=tile.tokens,
+        BC=tile.columns,
+        STAGES=tile.stages,
+        num_warps=tile.warps,
+    )
     return gradient
 
 
 def learn(joined: Tensor, g: Tensor, phi: Tensor) -> Tensor:
-    """The gradient of phi. Many rows of it do not fit beside several streams: then the streams count as one wide one."""
+    """Partial sums [ranges, K, n C] of the gradient of phi. Many rows of it do not fit beside several streams: then these count as one wide one."""
     M, n, C = joined.shape
     K = phi.shape[0]
-    if M and M % 8 == 0 and wide_fused.takes(joined):
-        return total(wide_fused.learn(joined, g, K), phi, M)
+    if M % 8 == 0 and wide_fused.takes(joined):
+        return wide_fused.learn(joined, g, K)
     if n > UNROLLED:
         n, C = 1, n * C
     tile = tiles.learn_tile(g.shape[0], n, C, M, joined.element_size())
     extent, ranges = shares(M, tile.tokens, tile.parts)
     dphi = torch.empty(ranges, K, n * C, device=joined.device, dtype=torch.float32)
-    if M:
-        gather.learn_kernel[(cdiv(C, tile.columns), ranges)](
-            joined,
-            g,
-            dphi,
-            M,
-            extent,
-            n=n,
-            C=C,
-            K=K,
-            KP=g.shape[0],
-            BT=tile.tokens,
-            BC=tile.columns,
-            STAGES=tile.stages,
-            num_warps=tile.warps,
-        )
-    return total(dphi, phi, M)
+    gather.learn_kernel[(cdiv(C, tile.columns), ranges)](
+        joined,
+        g,
+        dphi,
+        M,
+        extent,
+        n=n,
+        C=C,
+        K=K,
+        KP=g.shape[0],
+        BT=tile.tokens,
+        BC=tile.columns,
+        STAGES=tile.stages,
+        num_warps=tile.warps,
+    )
+    return dphi
 
 
 def scatter_gradient(
@@ -242,34 +255,33 @@ def scatter_gradient(
     dpost, dres = torch.empty_like(post), torch.empty_like(res) if res is not None else None
     tile = tiles.scatter_tile(n, C)
     du, v, pre, weight, norm = read_back or (None, None, None, None, None)
-    if M:
-        scatter.scatter_kernel[(cdiv(M, tile.tokens),)](
-            x,
-            y,
-            post,
-            res,
-            gradient,
-            du,
-            v,
-            pre,
-            weight,
-            norm,
-            dx,
-            dy,
-            dpost,
-            dres,
-            M,
-            n=n,
-            C=C,
-            MIXES=plan.mixes,
-            READS=du is not None,
-            NORMS=norm is not None,
-            WEIGHS=norm is not None and weight is not None,
-            BT=tile.tokens,
-            BC=tile.columns,
-            STAGES=tile.stages,
-            num_warps=tile.warps,
-        )
+    scatter.scatter_kernel[(cdiv(M, tile.tokens),)](
+        x,
+        y,
+        post,
+        res,
+        gradient,
+        du,
+        v,
+        pre,
+        weight,
+        norm,
+        dx,
+        dy,
+        dpost,
+        dres,
+        M,
+        n=n,
+        C=C,
+        MIXES=plan.mixes,
+        READS=du is not None,
+        NORMS=norm is not None,
+        WEIGHS=norm is not None and weight is not None,
+        BT=tile.tokens,
+        BC=tile.columns,
+        STAGES=tile.stages,
+        num_warps=tile.warps,
+    )
     return dx, dy, dpost, dres
 
 
@@ -286,10 +298,8 @@ def gates_backward(
     dres: Tensor | None,
     g: Tensor,
     q: Tensor,
-    dscale: Tensor,
-    dbias: Tensor,
-) -> None:
-    """Fill g [KP, M], q and the gradients of scale and bias."""
+) -> Tensor:
+    """Fill g [KP, M] and q; returns partial sums [2 K, programs] of the gradients of every coefficient's scale and bias."""
     KP, M = g.shape
     K = bias.numel()
     tile = tiles.gates_tile()
@@ -378,33 +388,9 @@ def gates_backward(
             ITERATES=plan.iterations > 0,
             **common,
         )
-    totals.gate_totals_kernel[(scale.numel(),)](
-        partial,
-        dscale,
-        dbias,
-        programs,
-        n=n,
-        K=K,
-        KP=KP,
-        STREAMWISE=plan.streamwise,
-        BP=128,
-        num_warps=8,
-    )
+    return partial
 
 
 def narrowed(phi: Tensor, dtype: torch.dtype) -> Tensor:
     """phi as the slab kernel multiplies with it: bf16 beside bf16 streams, else float32."""
     return phi.to(torch.bfloat16) if dtype == torch.bfloat16 else phi.float()
-
-
-def total(partial: Tensor, like: Tensor, tokens: int) -> Tensor:
-    """Sum over the first axis in a fixed order, in the shape and dtype of ``like``."""
-    if tokens == 0:
-        return torch.zeros_like(like)
-    out = torch.empty_like(like)
-    parts = partial.shape[0]
-    block = 256 if parts <= 32 else 32  # many rows of few columns need many programs
-    totals.total_kernel[(cdiv(out.numel(), block),)](
-        partial, out, parts, out.numel(), BP=min(16 if block == 256 else 64, tiles.power_of_two(parts)), BLOCK=block
-    )
-    return out

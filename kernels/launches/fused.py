@@ -14,7 +14,7 @@ from torch import Tensor
 from resbench.kernels import tiles
 from resbench.kernels.launches.coefficients import gate
 from resbench.kernels.launches.plan import Boundary, Coefficients, cdiv
-from resbench.kernels.triton import pack, totals
+from resbench.kernels.triton import pack
 
 STREAMS = (2, 4)
 
@@ -113,8 +113,8 @@ def gradient(
     g: Tensor | None,
     q: Tensor | None,
     phi: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Gradients of x, y, post and res."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x and y, and partial sums [parts, M, n + n n] (without mixing [.., n]) of those of post and res."""
     from resbench.kernels.gluon import gradient as kernel
 
     M, n, C = x.shape
@@ -157,24 +157,4 @@ def gradient(
         num_warps=4,
         maxnreg=168,
     )
-    return dx, dy, *add_parts(sums, post, res)
-
-
-def add_parts(sums: Tensor, post: Tensor, res: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The gradients of post and res from what the programs that shared a block of tokens left [parts, M, n + n n] (or [.., n])."""
-    parts, M, size = sums.shape
-    dpost, dres = torch.empty_like(post), torch.empty_like(res) if res is not None else None
-    totals.parts_kernel[(cdiv(M, 32),)](
-        sums,
-        dpost,
-        dres,
-        M,
-        n=post.shape[1],
-        SIZE=size,
-        PADDED=tiles.power_of_two(size),
-        MIXES=res is not None,
-        PARTS=parts,
-        BT=32,
-        num_warps=4,
-    )
-    return dpost, dres
+    return dx, dy, sums

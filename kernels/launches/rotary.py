@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from resbench.kernels import tiles
-from resbench.kernels.launches.backward import total
 from resbench.kernels.launches.plan import cdiv, shares
+from resbench.kernels.launches.totals import total
 from resbench.kernels.triton import rotary
 
 PROGRAMS = 1056
