@@ -47,6 +47,7 @@ OPERATIONS = (
     "identity_boundary",
     "hc_boundary",
     "static_hc_boundary",
+    "mhc_read",
     "mhc_coefficients",
     "hc_coefficients",
     "mhc_post",
@@ -128,6 +129,19 @@ def make(
                 hc_boundary,
                 ("joined", "u", *coefficients),
                 stores=True,
+            )
+        case "mhc_read":
+
+            def read(x: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, weight: Tensor) -> Any:
+                found = reference.mhc_coefficients(x, phi, alpha, bias, iterations)
+                return reference.rms_norm(reference.mhc_pre(x, found[0]), weight), *found
+
+            return Case(
+                name,
+                {"x": x, **gates, "norm_weight": weight},
+                partial(functional.mhc_read, iterations=iterations, backend=backend),
+                read,
+                ("u", *coefficients),
             )
         case "mhc_coefficients":
             return Case(

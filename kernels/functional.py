@@ -26,6 +26,9 @@ Backend = Literal["auto", "triton", "torch"]
 STREAMS = (1, 2, 3, 4, 8)
 """Numbers of streams the kernels are built for: n^2 scalars per token live in registers."""
 
+FEW = 4
+"""Streams that one program holds together with everything that is done to them."""
+
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -208,6 +211,37 @@ def mhc_boundary(
         *written(x, y, post, res), None, phi, alpha, bias, norm_weight, "mhc", True, True, iterations, eps, norm_eps
     )
     return found[0].reshape(x.shape), found[1].reshape(*x.shape[:-2], C), *coefficients(found, x, bias.numel() > 2 * n)
+
+
+def mhc_read(
+    x: Tensor,
+    phi: Tensor,
+    alpha: Tensor,
+    bias: Tensor,
+    norm_weight: Tensor | None,
+    iterations: int = 20,
+    eps: float = 1e-6,
+    norm_eps: float = 1e-6,
+    *,
+    order: Order = "columns-first",
+    start: Start = "exp",
+    sinkhorn_eps: float = 0.0,
+    backend: Backend = "auto",
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """`mhc_boundary` before the first sublayer, where nothing is written yet -> the branch's normalised input [..., C], pre, post and res.
+
+    One node of autograd for up to four streams, so that the gradient of x is written once; more of them do not fit on chip with all that.
+    """
+    n, C = x.shape[-2:]
+    if n > FEW or not (plain(order, start, sinkhorn_eps) and use_triton(x, backend, n)):
+        pre, post, res = mhc_coefficients(
+            x, phi, alpha, bias, iterations, eps, order=order, start=start, sinkhorn_eps=sinkhorn_eps, backend=backend
+        )
+        return rms_norm(mhc_pre(x, pre, backend=backend), norm_weight, norm_eps, backend=backend), pre, post, res
+    found = boundary(
+        flat(x), None, None, None, None, phi, alpha, bias, norm_weight, "mhc", True, True, iterations, eps, norm_eps
+    )
+    return found[1].reshape(*x.shape[:-2], C), *coefficients(found, x, bias.numel() > 2 * n)
 
 
 def hc_boundary(

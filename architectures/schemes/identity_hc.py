@@ -45,6 +45,12 @@ class IdentityHyperConnections(GatedStreams):
     def coefficients(self, state: Tensor, i: int) -> Coefficients:
         return Coefficients(*functional.mhc_coefficients(state, self.phi[i], self.alpha[i], self.bias[i], 0, self.eps))
 
+    def read(self, state: Tensor, i: int) -> tuple[Tensor, Coefficients]:
+        norm = self.norm(i)
+        gates = self.phi[i], self.alpha[i], self.bias[i]
+        u, pre, post, res = functional.mhc_read(state, *gates, norm.weight, 0, self.eps, norm.eps)
+        return u, Coefficients(pre, post, res)
+
     def boundary(self, state: Tensor, ctx: Coefficients, y: Tensor, i: int) -> tuple[Tensor, Tensor, Coefficients]:
         norm = self.norm(i + 1)
         state, u, pre, post, res = functional.mhc_boundary(

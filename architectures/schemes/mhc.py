@@ -107,6 +107,23 @@ class ManifoldHyperConnections(GatedStreams):
             )
         )
 
+    def read(self, state: Tensor, i: int) -> tuple[Tensor, Coefficients]:
+        norm = self.norm(i)
+        u, pre, post, res = functional.mhc_read(
+            state,
+            self.phi[i],
+            self.alpha[i],
+            self.bias[i],
+            norm.weight,
+            self.iterations,
+            self.eps,
+            norm.eps,
+            order=self.order,
+            start=self.start,
+            sinkhorn_eps=self.sinkhorn_eps,
+        )
+        return u, Coefficients(pre, post, res)
+
     def boundary(self, state: Tensor, ctx: Coefficients, y: Tensor, i: int) -> tuple[Tensor, Tensor, Coefficients]:
         norm = self.norm(i + 1)
         state, u, pre, post, res = functional.mhc_boundary(
