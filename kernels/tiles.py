@@ -146,17 +146,12 @@ def scatter_tile(n: int, width: int) -> Tile:
 
 def wide_project_tile(width: int, tokens: int) -> Tile:
     """Tile of the Gluon projection for n = 8; ``width`` counts the columns of all streams, ``parts`` the ranges they are cut into."""
-    return Tile(256, 64, 8, 2, even_parts(-(-width // 64), -(-tokens // 256), 250, 16, 16))
+    return Tile(128, 64, 4, 3, even_parts(-(-width // 64), -(-tokens // 128), 250, 16, 16))
 
 
 def wide_learn_tile(width: int, tokens: int) -> Tile:
     """Tile of phi's gradient for n = 8; ``parts`` is the number of token ranges, two programs per multiprocessor."""
     return Tile(64, 256, 8, 2, max(1, min(32, RESIDENT // -(-width // 256), -(-tokens // 512))))
-
-
-def wide_gradient_tile(width: int) -> Tile:
-    """Tile of the fused backward pass for n = 8: 8 tokens per warp; ``parts`` programs share a block of tokens."""
-    return Tile(64, 32, 8, 1, gradient_parts(width))
 
 
 def norm_tile(width: int) -> Tile:

@@ -1,7 +1,7 @@
 """The projection of streams on a phi of many rows, and the sum of their squares, on warpgroup products.
 
-A program owns a block of tokens and a range of columns of all streams, laid end to end. phi comes as TERMS bf16 parts that add up to it. Its slabs
-come from L2 for every block of tokens, so blocks are large: 256 tokens read 160 rows of phi for their 256 rows of x'.
+A program owns a block of tokens and a range of columns of all streams, laid end to end. phi comes as two bf16 parts that add up to it, and both are
+rows of one product, which so reads x' from shared memory once. The next stage is fetched while the products run.
 """
 # mypy: ignore-errors
 # (Gluon's language in Python's syntax: arguments have no annotations.)
@@ -39,11 +39,10 @@ def fetch(
     column,
     WIDTH: gl.constexpr,
     K: gl.constexpr,
-    TERMS: gl.constexpr,
     W: gl.constexpr,
 ):
     copy_part(xs, x_ptr, base, M, column, WIDTH, W)
-    for term in gl.static_range(TERMS):
+    for term in gl.static_range(2):
         copy_part(lasts.slice(term * 16, 16, 0), phi_ptr, term * K + K - 16, (term + 1) * K, column, WIDTH, W)
         if K > 16:
             copy_part(firsts.slice(term * 64, 64, 0), phi_ptr, term * K, (term + 1) * K, column, WIDTH, W)
@@ -53,7 +52,7 @@ def fetch(
 @gluon.jit(do_not_specialize=["M", "SPAN"])
 def wide_project_kernel(
     x_ptr,  # [M, WIDTH] bf16, WIDTH = n C
-    phi_ptr,  # [TERMS, K, WIDTH] bf16
+    phi_ptr,  # [2, K, WIDTH] bf16
     projected_ptr,  # [splits, M, KP] float32, written up to K
     squares_ptr,  # [splits, 1, M] float32, written
     M,
@@ -61,68 +60,56 @@ def wide_project_kernel(
     WIDTH: gl.constexpr,
     K: gl.constexpr,  # 80 or 16
     KP: gl.constexpr,
-    TERMS: gl.constexpr,
     WARPS: gl.constexpr,
     STAGES: gl.constexpr,
 ):
     BT: gl.constexpr = 32 * WARPS
-    ROOM: gl.constexpr = TERMS if TERMS < 3 else 4
     many: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, 64, 16])
     few: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, 16, 16])
+    many_rows: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, 128, 16])
+    few_rows: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, 32, 16])
     shared: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     flat: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [WARPS, 1], [1, 0])
     split = gl.program_id(0)
     base = gl.program_id(1) * BT
     M64 = M.to(gl.int64)
     xs = gl.allocate_shared_memory(gl.bfloat16, [STAGES, BT, 64], shared)
-    lasts = gl.allocate_shared_memory(gl.bfloat16, [STAGES, ROOM * 16, 64], shared)
+    lasts = gl.allocate_shared_memory(gl.bfloat16, [STAGES, 2 * 16, 64], shared)
     firsts = lasts
     if K > 16:
-        firsts = gl.allocate_shared_memory(gl.bfloat16, [STAGES, ROOM * 64, 64], shared)
-        upper = gl.zeros([BT, 64], gl.float32, many)
-    lower = gl.zeros([BT, 16], gl.float32, few)
+        firsts = gl.allocate_shared_memory(gl.bfloat16, [STAGES, 2 * 64, 64], shared)
+        upper = gl.zeros([BT, 2 * 64], gl.float32, many_rows)
+    lower = gl.zeros([BT, 2 * 16], gl.float32, few_rows)
     squares = gl.sum(gl.reshape(gl.zeros([BT, 64], gl.float32, flat), (BT, 8, 8)), 2)
     first = split * SPAN
     stop = gl.minimum(first + SPAN, (WIDTH + 63) // 64)
     for s in gl.static_range(STAGES - 1):
         at = gl.where(first + s < stop, (first + s) * 64, WIDTH)
-        fetch(x_ptr, phi_ptr, xs.index(s), firsts.index(s), lasts.index(s), base, M, at, WIDTH, K, TERMS, WARPS)
+        fetch(x_ptr, phi_ptr, xs.index(s), firsts.index(s), lasts.index(s), base, M, at, WIDTH, K, WARPS)
     stage = 0
     free = STAGES - 1
     for block in range(first, stop):
         async_copy.wait_group(STAGES - 2)
-        ahead = block + STAGES - 1
-        ahead = gl.where(ahead < stop, ahead * 64, WIDTH)
-        fetch(
-            x_ptr,
-            phi_ptr,
-            xs.index(free),
-            firsts.index(free),
-            lasts.index(free),
-            base,
-            M,
-            ahead,
-            WIDTH,
-            K,
-            TERMS,
-            WARPS,
-        )
         fence_async_shared()
         x = xs.index(stage)
-        for term in gl.static_range(TERMS):
-            phi = lasts.index(stage).slice(term * 16, 16, 0)
-            lower = warpgroup_mma(x, phi.permute((1, 0)), lower, is_async=True)
-            if K > 16:
-                phi = firsts.index(stage).slice(term * 64, 64, 0)
-                upper = warpgroup_mma(x, phi.permute((1, 0)), upper, is_async=True)
+        lower = warpgroup_mma(x, lasts.index(stage).permute((1, 0)), lower, is_async=True)
+        if K > 16:
+            upper = warpgroup_mma(x, firsts.index(stage).permute((1, 0)), upper, is_async=True)
         wide = x.load(flat).to(gl.float32)
         squares += gl.sum(gl.reshape(wide * wide, (BT, 8, 8)), 2)  # each thread's share
+        ahead = block + STAGES - 1
+        ahead = gl.where(ahead < stop, ahead * 64, WIDTH)
+        fetch(x_ptr, phi_ptr, xs.index(free), firsts.index(free), lasts.index(free), base, M, ahead, WIDTH, K, WARPS)
         if K > 16:
             lower, upper = warpgroup_mma_wait(0, deps=(lower, upper))
         else:
             lower = warpgroup_mma_wait(0, deps=(lower,))
         stage = following(stage, STAGES)
         free = following(free, STAGES)
+    # both parts of phi
+    lower = gl.convert_layout(gl.sum(gl.reshape(lower, (BT, 2, 16)), 1), few)
+    if K > 16:
+        upper = gl.convert_layout(gl.sum(gl.reshape(upper, (BT, 2, 64)), 1), many)
     row = base + gl.arange(0, BT, layout=gl.SliceLayout(1, few))[:, None]
     k = K - 16 + gl.arange(0, 16, layout=gl.SliceLayout(0, few))[None, :]
     gl.store(projected_ptr + (split * M64 + row) * KP + k, lower, mask=(row < M) & (k < K))

@@ -33,11 +33,11 @@ def takes(x: Tensor, *others: Tensor | None) -> bool:
 
 
 def project(x: Tensor, parts_of_phi: Tensor, KP: int) -> tuple[Tensor, Tensor, int]:
-    """Partial projections [splits, M, KP] of x [M, 8, C] on phi as bf16 parts [terms, K, 8 C], and sums of squares [splits, 1, M]."""
+    """Partial projections [splits, M, KP] of x [M, 8, C] on phi as two bf16 parts [2, K, 8 C], and sums of squares [splits, 1, M]."""
     from resbench.kernels.gluon import project as kernel
 
     M, n, C = x.shape
-    terms, K, _ = parts_of_phi.shape
+    K = parts_of_phi.shape[1]
     tile = tiles.wide_project_tile(n * C, M)
     span = cdiv(cdiv(n * C, 64), tile.parts)
     splits = cdiv(cdiv(n * C, 64), span)
@@ -53,7 +53,6 @@ def project(x: Tensor, parts_of_phi: Tensor, KP: int) -> tuple[Tensor, Tensor, i
         WIDTH=n * C,
         K=K,
         KP=KP,
-        TERMS=terms,
         WARPS=tile.warps,
         STAGES=tile.stages,
         num_warps=tile.warps,
@@ -106,12 +105,12 @@ def gradient(
     from resbench.kernels.gluon import wide_gradient as kernel
 
     M, n, C = x.shape
-    tile = tiles.wide_gradient_tile(C)
+    parts = tiles.gradient_parts(C)
     KP = 16 if g is None else g.shape[0]
     size = n + (n * n if plan.mixes else 0)
     dx, dy = torch.empty_like(x), torch.empty_like(y)
-    sums = torch.empty(tile.parts, M, size, device=x.device, dtype=torch.float32)
-    kernel.wide_gradient_kernel[(tile.parts, cdiv(M, tile.tokens))](
+    sums = torch.empty(parts, M, size, device=x.device, dtype=torch.float32)
+    kernel.wide_gradient_kernel[(parts, cdiv(M, kernel.TOKENS))](
         x,
         y,
         post,
@@ -138,8 +137,8 @@ def gradient(
         NORMS=plan.norms,
         WEIGHS=du is not None and plan.norms and weight is not None,
         OUT=dout is not None,
-        PARTS=tile.parts,
-        WARPS=tile.warps,
-        num_warps=tile.warps,
+        PARTS=parts,
+        num_warps=kernel.WARPS,
+        maxnreg=128,
     )
     return dx, dy, sums
