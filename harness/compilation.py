@@ -40,10 +40,13 @@ def compiled(network: nn.Module, mode: CompileMode = "default", whole: bool = Tr
     compilers' cache is removed before compiling, and once more if compiling fails, which is then tried again.
     """
     import torch._dynamo
+    import torch._functorch.config
 
     cache = share_caches()
     _mend(cache)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILATIONS)
+    # Without it the loss in chunks, an autograd.Function, keeps all of the network from being found in the cache as traced. Its code is in the key.
+    torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
     # A new shape is compiled anew: kernels for "any" shape are slower, and a run has one.
     found: Callable[..., Any] = torch.compile(
         network, fullgraph=whole, dynamic=False, mode=None if mode == "default" else mode
