@@ -40,13 +40,11 @@ def compiled(network: nn.Module, mode: CompileMode = "default", whole: bool = Tr
     compilers' cache is removed before compiling, and once more if compiling fails, which is then tried again.
     """
     import torch._dynamo
-    import torch._functorch.config
 
     cache = share_caches()
     _mend(cache)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILATIONS)
-    # Without it the loss in chunks, an autograd.Function, keeps all of the network from being found in the cache as traced. Its code is in the key.
-    torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
+    keep_traces()
     # A new shape is compiled anew: kernels for "any" shape are slower, and a run has one.
     found: Callable[..., Any] = torch.compile(
         network, fullgraph=whole, dynamic=False, mode=None if mode == "default" else mode
@@ -71,6 +69,21 @@ def compiled(network: nn.Module, mode: CompileMode = "default", whole: bool = Tr
             ) from error
 
     return run
+
+
+def keep_traces() -> None:
+    """Let every network be found in the compilers' cache as autograd traced it, not only its kernels: tracing is what takes long the second time.
+
+    torch leaves out networks with an autograd.Function, such as the loss in chunks, and with a change of autocast, though the code of both is in
+    the cache's key (seen for either direction of the function).
+    """
+    import torch._functorch.config
+    import torch._inductor.config
+
+    torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
+    torch._inductor.config.unsafe_marked_cacheable_functions |= {
+        f"torch.amp.autocast_mode.{name}_autocast": torch.__version__ for name in ("_enter", "_exit")
+    }
 
 
 def _mend(cache: Path) -> bool:

@@ -8,12 +8,10 @@ import pytest
 import torch
 from filelock import FileLock
 from torch import nn
-from torch._dynamo.utils import counters
 from torch._inductor import config
 from torch._inductor.cpu_vec_isa import valid_vec_isa_list
 from torch._inductor.utils import clear_caches
 
-from resbench.architectures.linear_cross_entropy import linear_cross_entropy
 from resbench.harness.compilation import compiled
 from resbench.harness.compiled_files import cut_short, remove_broken
 
@@ -81,28 +79,6 @@ def test_every_way_of_being_cut_short_is_noticed(cache: Path, tmp_path: Path, ke
     broken = _damage(mine, kept)
     assert sorted(remove_broken(mine)) == broken
     assert not any(library.exists() for library in broken)
-
-
-class Scored(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(8, 4))
-
-    def forward(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return linear_cross_entropy(x, self.weight, targets, "chunked", chunk_tokens=2)
-
-
-def test_a_network_with_its_loss_is_traced_once_for_all_processes(
-    quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = []
-    for _ in range(2):
-        _start_with(monkeypatch, tmp_path / "inductor")
-        counters.clear()
-        compiled(Scored())(torch.ones(2, 4), torch.tensor([1, 2])).backward()
-        found.append(counters["aot_autograd"]["autograd_cache_hit"])
-        assert not counters["aot_autograd"]["autograd_cache_bypass"]
-    assert found == [0, 1]
 
 
 def test_what_another_process_is_compiling_is_left_alone(cache: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from harness_support import Watch, history
 from torch import nn
+from torch._functorch._aot_autograd.autograd_cache import check_cacheable
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from resbench.architectures.registry import available
@@ -123,10 +124,11 @@ def test_a_scheme_that_breaks_the_graph_is_told_so(argv: Argv) -> None:
 
 @pytest.mark.parametrize("scheme", sorted(available("scheme")))
 def test_every_scheme_trains_as_one_graph(argv: Argv, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forward, loss and all; without the compiler behind the graph, which takes a minute for each."""
+    """Forward, loss and all, and one that a later process finds as it was traced; without the compiler behind it, which takes a minute for each."""
     graphs: list[torch.fx.GraphModule] = []
 
     def collect(graph: torch.fx.GraphModule, example_inputs: list[torch.Tensor]) -> Callable[..., object]:
+        check_cacheable(graph)  # raises for what it is not
         graphs.append(graph)
         return graph.forward
 
