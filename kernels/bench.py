@@ -16,28 +16,9 @@ import torch
 import triton
 from torch import Tensor
 
-from resbench.kernels import functional, peers, reference
 from resbench.kernels.cases import make
 from resbench.kernels.check import check
-
-SHAPES = (
-    (16384, 4, 2560),
-    (16384, 4, 4096),
-    (16384, 4, 7168),
-    (32768, 4, 512),
-    (32768, 4, 768),
-    (32768, 4, 1024),
-    (32768, 4, 1280),
-    (32768, 4, 2048),
-    (16384, 2, 1024),
-    (16384, 2, 2560),
-    (16384, 8, 1024),
-    (16384, 8, 2560),
-)
-"""(tokens, streams, width), bfloat16."""
-
-COMPILED = ((16384, 4, 4096), (32768, 4, 1024))
-"""Where torch.compile takes part too: it spends up to a minute on each shape."""
+from resbench.kernels.jobs import Job, compile_ahead, jobs, prepare
 
 
 @dataclass(frozen=True)
@@ -89,41 +70,24 @@ class Report:
 
 
 def run(
-    with_peers: bool, quick: bool = False, checked: bool = True, keep: Callable[[Report], None] = lambda report: None
+    with_peers: bool,
+    quick: bool = False,
+    processes: int = 0,
+    keep: Callable[[Report], None] = lambda report: None,
 ) -> Report | None:
-    """Measure; None if an operation fails the check. ``keep`` is called with the report after every row."""
-    if checked and not passes():
+    """Measure; None if an operation fails the check. ``processes`` compile everything beforehand (0: each when it is timed); ``keep`` is called with
+    the report after every row.
+    """
+    if not passes():
         return None
+    wanted = jobs(with_peers, quick)
+    if processes:
+        compile_ahead(wanted, processes)
     report = Report(environment(), copy_bandwidth(), keep=keep)
-    shapes = (SHAPES[1], SHAPES[5]) if quick else SHAPES
-    for shape in shapes:
-        run_sublayers(report, shape, ("resbench",), 20, with_peers)
-    for iterations in (1, 50):
-        run_sublayers(report, SHAPES[0], ("resbench",), iterations, False)
-    for tokens, width in ((16384, 4096), (32768, 1024)):
-        for name, step in baselines(with_peers).items():
-            tensors = baseline_tensors(tokens, width)
-            measure(report, "add_rms_norm", name, step, tensors, tokens, 1, width, 0)
-    for names in (
-        tuple(peers.sublayers(4, 20)) if with_peers else (),
-        ("torch",),
-        ("torch.compile",),
-    ):  # the slowest to compile last
-        for shape in shapes:
-            run_sublayers(report, shape, names, 20, with_peers)
+    for job in wanted:
+        measure(report, job)
+        torch.cuda.empty_cache()
     return report
-
-
-def run_sublayers(
-    report: "Report", shape: tuple[int, int, int], names: tuple[str, ...], iterations: int, with_peers: bool
-) -> None:
-    """Measure those implementations of the sublayer at one shape."""
-    tokens, n, width = shape
-    for name, peer in sublayers(n, iterations, with_peers, shape in COMPILED).items():
-        if name in names:
-            tensors = leaves(peer.arrange(sublayer_tensors(*shape)))
-            measure(report, "sublayer", name, peer.step, tensors, tokens, n, width, iterations)
-    torch.cuda.empty_cache()
 
 
 def passes() -> bool:
@@ -162,64 +126,6 @@ def copy_bandwidth() -> float:
     return 2 * source.numel() / (median_ms(lambda: target.copy_(source)) * 1e-3)
 
 
-def sublayers(n: int, iterations: int, with_peers: bool, compiled: bool) -> dict[str, "peers.Peer"]:
-    """Implementations of one sublayer, by name."""
-
-    def ours(t: dict[str, Tensor]) -> Any:
-        return functional.mhc_boundary(
-            t["x"], t["y"], t["post"], t["res"], t["phi"], t["alpha"], t["bias"], t["weight"], iterations
-        )
-
-    def eager(t: dict[str, Tensor]) -> Any:
-        return reference.mhc_boundary(
-            t["x"], t["y"], t["post"], t["res"], t["phi"], t["alpha"], t["bias"], t["weight"], iterations
-        )
-
-    steps: dict[str, peers.Step] = {"resbench": ours}
-    if n == 4:
-        steps["torch"] = eager
-    if compiled:
-        steps["torch.compile"] = torch.compile(eager, dynamic=False)
-    found = {name: peers.Peer(step, lambda tensors: tensors) for name, step in steps.items()}
-    return found | (peers.sublayers(n, iterations) if with_peers else {})
-
-
-def sublayer_tensors(tokens: int, n: int, width: int) -> dict[str, Tensor]:
-    """The boundary's tensors by name; ``weight`` is that of the next branch's norm."""
-    case = make("mhc_boundary", tokens, n, width, torch.bfloat16, "cuda", backend="auto")
-    tensors = {k: v for k, v in case.inputs.items() if v is not None}
-    tensors["weight"] = tensors.pop("norm_weight")
-    return tensors
-
-
-def leaves(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous copies that take gradients."""
-    return {
-        name: tensor.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
-        for name, tensor in tensors.items()
-    }
-
-
-def baselines(with_peers: bool) -> dict[str, Callable[[dict[str, Tensor]], Any]]:
-    """Implementations of the resnet boundary, by name."""
-
-    def wrap(call: Callable[..., Any]) -> Callable[[dict[str, Tensor]], Any]:
-        return lambda t: call(t["x"], t["y"], t["weight"])
-
-    found = {
-        "resbench": wrap(functional.add_rms_norm),
-        "torch": wrap(reference.add_rms_norm),
-        "torch.compile": torch.compile(wrap(reference.add_rms_norm), dynamic=False),
-    }
-    liger = peers.liger_add_rms_norm() if with_peers else None
-    return found | ({} if liger is None else {"liger-kernel": wrap(liger)})
-
-
-def baseline_tensors(tokens: int, width: int) -> dict[str, Tensor]:
-    case = make("add_rms_norm", tokens, 1, width, torch.bfloat16, "cuda", backend="auto")
-    return leaves({k: v for k, v in case.inputs.items() if v is not None})
-
-
 def floor_bytes(operation: str, tokens: int, n: int, width: int) -> tuple[int, int]:
     """(forward, backward) bytes: two streams in and two out for the baseline; 3S + 2c and 5S + 3c for the sublayer."""
     c = 2 * width * tokens
@@ -228,19 +134,11 @@ def floor_bytes(operation: str, tokens: int, n: int, width: int) -> tuple[int, i
     return (3 * n + 2) * c, (5 * n + 3) * c
 
 
-def measure(
-    report: Report,
-    operation: str,
-    implementation: str,
-    step: Callable[[dict[str, Tensor]], Any],
-    tensors: dict[str, Tensor],
-    tokens: int,
-    n: int,
-    width: int,
-    iterations: int,
-) -> None:
+def measure(report: Report, job: Job) -> None:
     """Add a row; an implementation that fails is added with infinite times and its error printed, never left out."""
+    tokens, n, width = job.tokens, job.streams, job.width
     try:
+        step, tensors = prepare(job)
         with torch.no_grad():
             cotangents = [torch.randn_like(t) for t in step(tensors) if t is not None]
 
@@ -258,18 +156,18 @@ def measure(
         both_ms, both_captured = time(both)
         kept, launches = kept_bytes(lambda: step(tensors), tensors), count_launches(both)
     except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError) as error:
-        print(f"{implementation} failed at {tokens} x {n} x {width}: {str(error)[:300]}")
+        print(f"{job.implementation} failed at {tokens} x {n} x {width}: {str(error)[:300]}")
         forward_ms = both_ms = float("inf")
         kept, launches, captured, both_captured = 0, 0, False, False
-    floors = [b / report.copy_bytes_per_s * 1e3 for b in floor_bytes(operation, tokens, n, width)]
+    floors = [b / report.copy_bytes_per_s * 1e3 for b in floor_bytes(job.operation, tokens, n, width)]
     report.add(
         Row(
-            operation,
-            implementation,
+            job.operation,
+            job.implementation,
             tokens,
             n,
             width,
-            iterations,
+            job.iterations,
             forward_ms,
             both_ms,
             forward_ms / floors[0],

@@ -17,6 +17,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     bench.add_argument("--json", metavar="FILE", help="write every measurement to FILE")
     bench.add_argument("--figure", metavar="FILE", help="draw the roofline figure (.svg or .png)")
     bench.add_argument("--quick", action="store_true", help="two shapes only")
+    bench.add_argument(
+        "--jobs",
+        type=int,
+        default=min(8, len(os.sched_getaffinity(0)) // 2 if hasattr(os, "sched_getaffinity") else 1),
+        metavar="N",
+        help="processes that compile everything before anything is timed; 0 compiles each when its turn comes (default: %(default)s)",
+    )
     arguments = parser.parse_args(argv)
     if arguments.command == "check":
         return run_check(arguments.operation)
@@ -60,7 +67,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
         if arguments.json:
             save(report, arguments.json)
 
-    report = bench.run(with_peers=arguments.peers, quick=arguments.quick, keep=keep)
+    report = bench.run(with_peers=arguments.peers, quick=arguments.quick, processes=arguments.jobs, keep=keep)
     if report is None:
         print("the kernels do not pass `resbench kernels check`, so their speed means nothing", file=sys.stderr)
         return 1

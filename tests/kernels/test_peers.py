@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from resbench.kernels import bench, peers, reference
+from resbench.kernels import jobs, peers, reference
 from resbench.kernels.cases import make
 
 
@@ -72,7 +72,7 @@ def test_a_peer_gets_its_layout_and_order(name: str, monkeypatch: pytest.MonkeyP
     case = make("mhc_boundary", 33, 4, 20, torch.float64, "cpu", backend="torch")
     given = {key: value.double() for key, value in case.inputs.items() if value is not None}
     peer = peers.sublayers(4, 20)[name]
-    out = peer.step(bench.leaves(peer.arrange(given)))[0].squeeze(0 if name == "tile-kernels" else 1)
+    out = peer.step(jobs.leaves(peer.arrange(given)))[0].squeeze(0 if name == "tile-kernels" else 1)
 
     x = given["x"]
     pre, post, res = reference.mhc_coefficients(x, given["phi"], given["alpha"], given["bias"], 20)
