@@ -10,8 +10,13 @@ import pytest
 # Trial processes import the stand-ins by name and inherit this path.
 sys.path.insert(0, str(Path(__file__).parent))
 
+import known_schema  # noqa: F401  (used as it is imported)
 from postgres_server import Postgres, postgres  # found through the path above
 from sweep_stand_ins import SWEEP
+
+from resbench.sweeps import pool
+
+pool.PRELOADED = (*pool.PRELOADED, "known_schema")  # in the processes of trials too
 
 
 @pytest.fixture(scope="session")
