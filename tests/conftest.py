@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,13 +62,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without runs, for whoever wants one to copy it: creating one takes seconds. The workers of a session share it."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    path = shared / "empty-store" / "mlflow.db"
-    with FileLock(shared / "empty-store.lock"):
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The one folder that all workers of a session share: what takes long to make is made by the first of them, under a lock."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def empty_store(common: Path) -> Path:
+    """An MLflow database without runs, for whoever wants one to copy it: creating one takes seconds."""
+    path = common / "empty-store" / "mlflow.db"
+    with FileLock(common / "empty-store.lock"):
         if not path.exists():
             from resbench.harness.store import open_store
 
@@ -77,7 +82,9 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def hasty_databases() -> None:
-    """SQLite does not wait for the disk: a test may kill processes, but it does not pull the machine's plug."""
+    """SQLite does not wait for the disk: a test may kill processes, but it does not pull the machine's plug. MLflow knows its schema."""
+    if "mlflow" in sys.modules:  # of a test that was collected
+        import known_schema  # noqa: F401
     from sqlalchemy import Engine, event
 
     @event.listens_for(Engine, "connect")

@@ -1,14 +1,18 @@
-"""Stores of simulated runs, made once a session, and leaderboards built from them."""
+"""Stores of simulated runs and leaderboards built from them, made once for all workers of a session."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import simulated
+from filelock import FileLock
+from mlflow import MlflowClient
 from simulated import ESCAPES, MARKUP, SCRIPT, Store
 
 from resbench.harness.store import open_store
@@ -29,16 +33,24 @@ def new_store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> St
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Store:
-    """A store with three studies.
+def store(common: Path, empty_store: Path) -> Store:
+    """A store with three studies, only to be read.
 
     `demo`: four schemes x two sizes x seeds 0, 1, 2, all complete; then, at 400k, seed 3 with resnet complete, mhc diverged and hc
     failed, and one run of a search. `hostile`: schemes with names that would like to be code. `single`: one seed.
     """
-    folder = tmp_path_factory.mktemp("studies")
-    uri = f"sqlite:///{shutil.copy(empty_store, folder)}"
-    client = open_store(uri)
-    artifacts = (folder / "artifacts").as_uri()
+    path = common / "studies" / "mlflow.db"
+    with FileLock(common / "studies.lock"):
+        if not path.exists():
+            path.parent.mkdir()
+            unfinished = shutil.copy(empty_store, path.with_name("unfinished.db"))
+            _simulate(open_store(f"sqlite:///{unfinished}"), (path.parent / "artifacts").as_uri())
+            unfinished.rename(path)
+    uri = f"sqlite:///{path}"
+    return Store(uri, open_store(uri))
+
+
+def _simulate(client: MlflowClient, artifacts: str) -> None:
     demo = simulated.simulate_sweep(client, "demo", artifacts=artifacts)
     for scheme, outcome in ((simulated.RESNET, "complete"), (simulated.MHC, "diverged"), (simulated.HC, "failed")):
         simulated.simulate_run(client, demo, scheme, size="400k", seed=3, outcome=outcome)
@@ -52,7 +64,6 @@ def store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Store:
     ]
     simulated.simulate_sweep(client, "hostile", hostile, ["100k"], [0, 1], artifacts=artifacts)
     simulated.simulate_sweep(client, "single", simulated.DEMO[:2], ["100k"], [0], artifacts=artifacts)
-    return Store(uri, client)
 
 
 @pytest.fixture(scope="session")
@@ -66,15 +77,24 @@ def demo(demo_runs: pd.DataFrame) -> Leaderboard:
 
 
 @pytest.fixture(scope="session")
-def demo_files(demo: Leaderboard, store: Store) -> Files:
+def demo_files(common: Path, demo: Leaderboard, store: Store) -> Files:
     """The site of `demo`, built once."""
-    return publish.files_of(demo, store.uri)
+    return _built(common / "demo-files", lambda: publish.files_of(demo, store.uri))
 
 
 @pytest.fixture(scope="session")
-def hostile_files(store: Store) -> Files:
+def hostile_files(common: Path, store: Store) -> Files:
     """The site of `hostile`, built once."""
-    return publish.files_of(make_leaderboard(load_runs(store.uri, "hostile"), "hostile"), store.uri)
+    runs = load_runs(store.uri, "hostile")
+    return _built(common / "hostile-files", lambda: publish.files_of(make_leaderboard(runs, "hostile"), store.uri))
+
+
+def _built(path: Path, build: Callable[[], Files]) -> Files:
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            path.write_bytes(pickle.dumps(build()))
+        files: Files = pickle.loads(path.read_bytes())
+    return files
 
 
 @pytest.fixture(scope="session")

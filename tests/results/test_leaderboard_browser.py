@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,13 @@ def window(needs_browser: None) -> Iterator[Chrome]:
     """One browser for all tests of the page: it starts slowly."""
     with browser.chromium() as driver:
         yield driver
+
+
+@pytest.fixture(scope="module")
+def mlflow(store: Store) -> Iterator[str]:
+    """The address of MLflow's interface on the store. One server for all tests: it starts more slowly than a browser."""
+    with browser.mlflow_server(store.uri) as address:
+        yield address
 
 
 @pytest.fixture
@@ -264,17 +272,17 @@ def test_a_scheme_called_script_does_nothing_on_any_page(driver: Chrome, hostile
 
 
 @pytest.mark.slow
-def test_mlflow_shows_the_runs_and_compares_them(demo: Leaderboard, store: Store, tmp_path: Path) -> None:
+def test_mlflow_shows_the_runs_and_compares_them(mlflow: str, demo: Leaderboard, store: Store, tmp_path: Path) -> None:
     chosen = screenshots.runs_to_compare(demo)
     assert len(chosen) == 4
     experiment = store.client.get_run(chosen[0]).info.experiment_id
     names = [store.client.get_run(run_id).info.run_name for run_id in chosen]
-    with browser.mlflow_server(store.uri) as address, browser.chromium(1600, 1000) as driver:
-        screenshots.leave_panels_closed(driver, address)
-        driver.get(f"{address}/#/experiments/{experiment}/runs")
+    with browser.chromium(1600, 1000) as driver:
+        screenshots.leave_panels_closed(driver, mlflow)
+        driver.get(f"{mlflow}/#/experiments/{experiment}/runs")
         screenshots.wait_for(driver, "return document.body.innerText.includes('scheme=hc,size=')")
         driver.save_screenshot(str(tmp_path / "experiment.png"))
-        driver.get(address + screenshots.compare_page(experiment, chosen))
+        driver.get(mlflow + screenshots.compare_page(experiment, chosen))
         screenshots.wait_for(driver, "return document.body.innerText.includes('Comparing 4 Runs')")
         for name in names:
             screenshots.wait_for(driver, f"return document.body.innerText.includes({json.dumps(name)})")
@@ -283,7 +291,10 @@ def test_mlflow_shows_the_runs_and_compares_them(demo: Leaderboard, store: Store
 
 
 @pytest.mark.slow
-def test_the_readme_s_pictures_can_be_taken(store: Store, tmp_path: Path) -> None:
+def test_the_readme_s_pictures_can_be_taken(
+    mlflow: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screenshots, "mlflow_server", lambda uri: nullcontext({store.uri: mlflow}[uri]))
     assert screenshots.main(["--tracking-uri", store.uri, "--study", "demo", "--out", str(tmp_path / "docs")]) == 0
     for name in ("leaderboard.png", "scheme.png", "mlflow-compare.png"):
         picture = (tmp_path / "docs" / name).read_bytes()
