@@ -9,7 +9,8 @@ FAMILIES: tuple[tuple[str, str], ...] = (
     ("attention", r"flash|fmha|sdpa|scaled_dot_product|mha"),
     (
         "connections",
-        r"resbench::(?!rotary)|^(mhc_gates|hc_gates|sinkhorn|add_norm|total|gate_totals|read|read_sums|scatter|gather|split|write|project)(_backward)?_kernel",
+        r"resbench::(?!rotary)|^(wide_)?(mhc_gates|hc_gates|sinkhorn|mixing|add_norm|read|read_sums|scatter|gather|gradient|learn|total|finish|pack|split"
+        r"|write|project|write_project)(_backward)?_kernel",
     ),
     ("matrix products", r"gemm|cutlass|cublas|nvjet|xmma|wgmma|splitk|\bmm\b|addmm|bmm|matmul|aten::linear|mkl"),
     ("loss", r"softmax|nll_loss|cross_entropy"),

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,17 @@ Argv = Callable[..., list[str]]
 )
 def test_kernels_have_families(name: str, family: str) -> None:
     assert family_of(name) == family
+
+
+def test_every_kernel_of_ours_is_counted_as_what_it_does() -> None:
+    folder = Path(find_spec("resbench.kernels.functional").origin).parent  # type: ignore[union-attr, arg-type]
+    sources = [*folder.glob("triton/*.py"), *folder.glob("gluon/*.py")]
+    kernels = {
+        name for source in sources for name in re.findall(r"^def (\w+_kernel)\(", source.read_text(), re.MULTILINE)
+    }
+    elsewhere = {name for name in kernels if family_of(name) != "connections"}
+    assert elsewhere == {"rotary_kernel", "rotary_backward_kernel"}
+    assert {family_of(name) for name in elsewhere} == {"elementwise (norms, activations, ...)"}
 
 
 def test_times_are_per_step_and_add_up() -> None:
