@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from resbench.kernels import reference
+from resbench.kernels.launches.plan import UNROLLED
 from resbench.kernels.ops.boundary import boundary
 from resbench.kernels.ops.norm import add_rms_norm as add_rms_norm_op
 from resbench.kernels.ops.rotary import rotary as rotary_op
@@ -25,9 +26,6 @@ Backend = Literal["auto", "triton", "torch"]
 
 STREAMS = (1, 2, 3, 4, 8)
 """Numbers of streams the kernels are built for: n^2 scalars per token live in registers."""
-
-FEW = 4
-"""Streams that one program holds together with everything that is done to them."""
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -233,7 +231,7 @@ def mhc_read(
     One node of autograd for up to four streams, so that the gradient of x is written once; more of them do not fit on chip with all that.
     """
     n, C = x.shape[-2:]
-    if n > FEW or not (plain(order, start, sinkhorn_eps) and use_triton(x, backend, n)):
+    if n > UNROLLED or not (plain(order, start, sinkhorn_eps) and use_triton(x, backend, n)):
         pre, post, res = mhc_coefficients(
             x, phi, alpha, bias, iterations, eps, order=order, start=start, sinkhorn_eps=sinkhorn_eps, backend=backend
         )

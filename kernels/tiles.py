@@ -15,6 +15,10 @@ RESIDENT = 264
 """Programs at a time of the kernels that fit twice on a multiprocessor, on an H100 or H200."""
 
 
+PARTIAL_GRADIENTS = 1056
+"""Programs, each with its own partial gradient of a weight, where every token adds to it: eight per multiprocessor of an H100 or H200."""
+
+
 @dataclass(frozen=True)
 class Tile:
     """Tokens and columns per step of a program, its warps, and the depth of its software pipeline."""

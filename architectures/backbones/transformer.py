@@ -35,10 +35,10 @@ class Attention(nn.Module):
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values [B, heads, T, D], as they are multiplied."""
         qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, -1))
-        norms = self.query_norm, self.key_norm
-        found = functional.rotary(qkv, norms[0].weight, norms[1].weight, self.rotation, norms[0].eps)
-        query, key, value = (part.transpose(-3, -2) for part in found)
-        return query, key, value
+        query, key, value = functional.rotary(
+            qkv, self.query_norm.weight, self.key_norm.weight, self.rotation, self.query_norm.eps
+        )
+        return query.transpose(-3, -2), key.transpose(-3, -2), value.transpose(-3, -2)
 
     def max_logit(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The largest logit q . k / sqrt(D) of x [B, T, C], of all pairs of which one sees the other (``mask`` as in `forward`): a scalar."""

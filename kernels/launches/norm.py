@@ -8,9 +8,6 @@ from resbench.kernels.launches.plan import cdiv, shares
 from resbench.kernels.launches.totals import total
 from resbench.kernels.triton import norm
 
-PROGRAMS = 1056
-"""Programs of the backward pass, each with its own partial gradient of the weight: eight per multiprocessor of an H200."""
-
 
 def forward(x: Tensor, y: Tensor | None, weight: Tensor | None, eps: float) -> tuple[Tensor | None, Tensor]:
     """x, y [M, C] -> (x + y, its RMSNorm); no sum without y."""
@@ -44,7 +41,7 @@ def backward(
     M, C = joined.shape
     dx = torch.empty_like(joined)
     tile = tiles.norm_tile(C)
-    share, programs = shares(M, tile.tokens, PROGRAMS)
+    share, programs = shares(M, tile.tokens, tiles.PARTIAL_GRADIENTS)
     dweight = torch.empty(programs, C, device=joined.device, dtype=torch.float32) if weight is not None else None
     if M:
         norm.add_norm_backward_kernel[(programs,)](

@@ -8,9 +8,6 @@ from resbench.kernels.launches.plan import cdiv, shares
 from resbench.kernels.launches.totals import total
 from resbench.kernels.triton import rotary
 
-PROGRAMS = 1056
-"""Programs of the backward pass: eight per multiprocessor of an H200."""
-
 
 def forward(
     qkv: Tensor, query_weight: Tensor, key_weight: Tensor, table: Tensor | None, eps: float
@@ -50,12 +47,12 @@ def backward(
     dkey: Tensor,
     dvalue: Tensor,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of qkv and of both weights."""
+) -> tuple[Tensor, Tensor]:
+    """The gradients of qkv and, [2, D], of both weights."""
     M, _, H, D = qkv.shape
     dqkv = torch.empty_like(qkv)
     tile = tiles.rotary_tile(D)
-    share, programs = shares(M * H, tile.tokens, PROGRAMS)
+    share, programs = shares(M * H, tile.tokens, tiles.PARTIAL_GRADIENTS)
     partial = torch.empty(programs, 2, D, device=qkv.device, dtype=torch.float32)
     if M:
         rotary.rotary_backward_kernel[(programs,)](
@@ -79,5 +76,4 @@ def backward(
             HALF=tile.columns,
             num_warps=tile.warps,
         )
-    both = total(partial, torch.empty(2, D, device=qkv.device, dtype=query_weight.dtype), M)
-    return dqkv, both[0].clone(), both[1].clone()
+    return dqkv, total(partial, query_weight.new_empty(2, D), M)

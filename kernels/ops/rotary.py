@@ -34,8 +34,8 @@ def rotary_backward(
     dkey: Tensor,
     dvalue: Tensor,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of qkv and of both weights."""
+) -> tuple[Tensor, Tensor]:
+    """The gradients of qkv and, [2, D], of both weights."""
     from resbench.kernels.launches import rotary as launch
 
     gradients = (dquery.contiguous(), dkey.contiguous(), dvalue.contiguous())
@@ -52,12 +52,9 @@ def _(
     dkey: Tensor,
     dvalue: Tensor,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        torch.empty_like(qkv, memory_format=torch.contiguous_format),
-        torch.empty_like(query_weight),
-        torch.empty_like(key_weight),
-    )
+) -> tuple[Tensor, Tensor]:
+    dqkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    return dqkv, query_weight.new_empty(2, *query_weight.shape)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -66,10 +63,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
 
 
 def _backward(ctx: Any, dquery: Tensor, dkey: Tensor, dvalue: Tensor) -> tuple[Tensor | None, ...]:
-    dqkv, dquery_weight, dkey_weight = torch.ops.resbench.rotary_backward(
-        *ctx.saved_tensors, dquery, dkey, dvalue, ctx.eps
-    )
-    return dqkv, dquery_weight, dkey_weight, None, None
+    dqkv, dweights = torch.ops.resbench.rotary_backward(*ctx.saved_tensors, dquery, dkey, dvalue, ctx.eps)
+    return dqkv, dweights[0], dweights[1], None, None
 
 
 rotary.register_autograd(_backward, setup_context=_setup)
