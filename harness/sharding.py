@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
@@ -133,8 +132,3 @@ def register() -> None:
     """Make the name known to Lightning's Trainer."""
     if NAME not in StrategyRegistry:
         StrategyRegistry.register(NAME, FullyShardedStrategy, description="FSDP2 over all processes")
-
-
-def is_sharded(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is distributed over processes (a DTensor)."""
-    return hasattr(tensor, "full_tensor")
