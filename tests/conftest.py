@@ -84,7 +84,7 @@ def empty_store(common: Path) -> Path:
 def hasty_databases() -> None:
     """SQLite does not wait for the disk: a test may kill processes, but it does not pull the machine's plug. MLflow knows its schema."""
     if "mlflow" in sys.modules:  # of a test that was collected
-        import known_schema  # noqa: F401
+        import known_schema  # noqa: F401  (used as it is imported)
     from sqlalchemy import Engine, event
 
     @event.listens_for(Engine, "connect")
