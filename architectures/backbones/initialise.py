@@ -5,9 +5,23 @@ the same seed are paired in earnest.
 """
 
 import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.utils import skip_init
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def undrawn(kind: Callable[..., Module], *sizes: int, **options: Any) -> Module:
+    """A module whose memory holds anything until `initialise` draws its weights: torch's own draw would take as long again.
+
+    For modules without biases, which `initialise` leaves alone.
+    """
+    return skip_init(kind, *sizes, device=torch.get_default_device(), **options)
 
 
 def initialise(model: nn.Module, output_scale: float) -> None:
@@ -19,6 +33,7 @@ def initialise(model: nn.Module, output_scale: float) -> None:
     """
     seed = torch.initial_seed()
     drawn: set[int] = set()
+    draws: list[tuple[torch.Tensor, int, float]] = []
     for name, module in reversed(list(model.named_modules())):
         if (
             not isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d)
@@ -34,9 +49,15 @@ def initialise(model: nn.Module, output_scale: float) -> None:
             std = (module.weight[0].numel() / 2) ** -0.5
         if name.endswith(".out"):
             std *= output_scale
-        generator = torch.Generator().manual_seed(parameter_seed(seed, name))
-        with torch.no_grad():
-            module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * std)
+        draws.append((module.weight, parameter_seed(seed, name), std))
+    # A generator works on one core, and each parameter has its own.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(_draw, *zip(*draws, strict=True)))
+
+
+@torch.no_grad()
+def _draw(weight: torch.Tensor, seed: int, std: float) -> None:
+    weight.normal_(generator=torch.Generator().manual_seed(seed)).mul_(std)
 
 
 def parameter_seed(seed: int, name: str) -> int:
