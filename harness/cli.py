@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "build | submit | check | verify | publish: tables, figures and files to pass on",
     ),
     "scaling": ("resbench.results.scaling.cli:main", "laws of loss in size, data and cost, from the runs of a study"),
+    "claims": ("resbench.results.claims.cli:main", "what papers claim of the schemes, beside what the runs say"),
     "new-scheme": (
         "resbench.harness.scaffold:new_scheme",
         "NAME DIR: write a package with a residual scheme of your own",

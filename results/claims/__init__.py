@@ -1,0 +1,1 @@
+"""What papers claim of residual connections, and what a study's runs say to it."""

@@ -1,0 +1,63 @@
+"""`resbench claims`: what papers claim of the schemes, beside what the runs of one or several studies say."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `resbench claims ...`; returns the exit status. What a user got wrong raises ValueError or OSError."""
+    arguments = _parser().parse_args(argv)
+    from rich.console import Console
+
+    from resbench.harness.store import default_tracking_uri
+    from resbench.results.claims.evidence import GAINS, evidence
+    from resbench.results.claims.report import print_claims, to_json, to_markdown
+    from resbench.results.cli import choose_study, studies
+    from resbench.results.curves import load_curves
+    from resbench.results.publish import write_files
+    from resbench.results.runs import load_runs
+    from resbench.results.source import open_source
+
+    source = open_source(arguments.files or arguments.tracking_uri or default_tracking_uri(arguments.output_dir))
+    runs = load_runs(source)
+    chosen = [choose_study(runs, study, source.name) for study in arguments.study or [None]]
+    if not arguments.study:
+        chosen = studies(runs)
+    runs = runs[runs["study"].isin(chosen)]
+    rows = evidence(runs, load_curves(source, list(runs["run_id"]), GAINS))
+    console = Console()
+    print_claims(rows, console)
+    if arguments.out:
+        folder = Path(arguments.out)
+        about = ", ".join(sorted(chosen))
+        write_files(folder, {"claims.md": to_markdown(rows, about), "claims.json": to_json(rows, about)})
+        console.print(f"Wrote {folder / 'claims.md'} and claims.json.", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="resbench claims",
+        description="Test what papers claim of residual schemes (loss, gain, divergence, streams) with the runs of studies: each claim with its "
+        "source, our paired difference and interval, and whether it agrees.",
+    )
+    add = parser.add_argument
+    add("--study", metavar="NAME", action="append", default=[], help="only this study; repeatable (default: all)")
+    add(
+        "--tracking-uri", metavar="URI", help="MLflow store; default: MLFLOW_TRACKING_URI, else the one in --output-dir"
+    )
+    add(
+        "--from",
+        dest="files",
+        metavar="FILE",
+        nargs="+",
+        type=Path,
+        default=[],
+        help="read these files of `resbench runs export` (or submissions, .json) instead of a store",
+    )
+    add("--output-dir", metavar="DIR", default="runs", help="where runs were written (default: %(default)s)")
+    add("--out", metavar="DIR", help="write claims.md and claims.json there")
+    return parser
