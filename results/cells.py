@@ -85,7 +85,8 @@ class Cell:
 
     `multipliers` has, for each cost (`flops`, `wall_s`, `peak_gib`), how many times the reference must spend for the same loss over the
     scheme's whole ladder of sizes and budgets, or the sentence that says why that cannot be told. `tuning_runs` counts the search trials that
-    chose the cell's hyper-parameters: 0 where they were given. `verified` says what a rerun of a submission's runs found.
+    chose the cell's hyper-parameters: 0 where they were given. `verified` says what a rerun of a submission's runs found,
+    `unranked` why its track does not rank the row.
     """
 
     group: Group
@@ -128,6 +129,7 @@ class Cell:
     tuning_runs: int = 0
     lr_sensitivity: LrSensitivity | None = None
     verified: str | None = None
+    unranked: str = ""
 
 
 def labelled(runs: pd.DataFrame) -> pd.DataFrame:
@@ -253,6 +255,7 @@ def _cell(runs: pd.DataFrame) -> Cell:
         commits=_distinct(runs["commit"]),
         dirty=bool(runs["dirty"].fillna(False).any()),
         config_hashes=_distinct(runs["config_hash"]),
+        unranked=_text(first.get("unranked")),
     )
 
 

@@ -200,6 +200,7 @@ COLUMNS: tuple[DisplayColumn, ...] = (
         _rank,
         lambda c: c.rank,
         brief=1,
+        why=lambda c: c.unranked,
     ),
     _text("label", "Scheme", "Residual scheme, with what the sweep varied in it.", lambda c: c.label, brief=1),
     DisplayColumn(

@@ -199,6 +199,11 @@ def _notes(cells: Sequence[Cell], runs: pd.DataFrame) -> list[str]:
             "with two or three seeds: wide intervals, in which most differences are lost.",
         ),
         counted(
+            lambda c: bool(c.unranked),
+            "row",
+            "with fewer seeds than the track asks for: compared there, and not ranked.",
+        ),
+        counted(
             lambda c: c.outcomes.diverged,
             "run",
             "diverged: counted, in no pair and no mean (means are over the seeds that completed).",

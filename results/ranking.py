@@ -34,7 +34,7 @@ def verdict(cell: Cell) -> Verdict | None:
 
 
 def compare(cells: Iterable[Cell], margin: float = MARGIN) -> list[Cell]:
-    """The cells of `summarise`, compared and ranked within each group: best first, those without a complete run last.
+    """The cells of `summarise`, compared and ranked within each group: best first, those without a rank last.
 
     `margin` is the largest difference in loss that counts as none, nats/token.
     """
@@ -92,9 +92,10 @@ def _rank(cells: list[Cell]) -> list[Cell]:
     over all pairs of the group. With one seed nothing is separable.
     """
     scored = sorted(
-        (cell for cell in cells if cell.val_loss.mean is not None), key=lambda cell: (cell.val_loss.mean, cell.cell)
+        (cell for cell in cells if cell.val_loss.mean is not None and not cell.unranked),
+        key=lambda cell: (cell.val_loss.mean, cell.cell),
     )
-    unscored = [cell for cell in cells if cell.val_loss.mean is None]
+    unscored = [cell for cell in cells if cell.val_loss.mean is None or cell.unranked]
     pairs = list(combinations(range(len(scored)), 2))
     p_values = holm([_p_of_equality(scored[i], scored[j]) for i, j in pairs])
     separable = {pair for pair, p in zip(pairs, p_values, strict=True) if p is not None and p < SIGNIFICANCE}

@@ -1,7 +1,7 @@
 """Tracks: frozen, versioned rules by task and budget (`tracks.yaml`), and which runs kept them.
 
 Whatever else a row says, it says it within its track: ranks, differences and ties never cross tracks. A row that fits none is in the open
-track, with the reason.
+track, with the reason; one that lacks nothing but seeds is compared in the track and not ranked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from resbench.results.cells import OPEN_TRACK
+from resbench.results.cells import GROUP, OPEN_TRACK, labelled
 from resbench.results.runs import FINAL
 from resbench.results.source import RunSource
 
@@ -105,7 +105,11 @@ def load_tracks(file: Path = FILE) -> list[Track]:
 
 
 def place(runs: pd.DataFrame, source: RunSource, tracks: Sequence[Track]) -> Placed:
-    """The table of `load_runs` with a column `track`: for every cell, the first track whose rules all its final runs kept, else `OPEN_TRACK`.
+    """The table of `load_runs` with columns `track`, for every cell the first track whose rules all its final runs kept or else `OPEN_TRACK`,
+    and `unranked`, why a row of a track has no rank there.
+
+    A row that only lacks seeds stays beside those it is compared with, without a rank; where fewer than two of them have enough, none is in the
+    track.
 
     Args:
         runs: of `load_runs`, search runs included, since these are counted.
@@ -114,25 +118,49 @@ def place(runs: pd.DataFrame, source: RunSource, tracks: Sequence[Track]) -> Pla
     """
     params = {run.run_id: run.params for run in source.runs()}
     plain = _plain_sizes(runs)
-    by = ["study", "task", "cell", "size", "budget_tokens"]
+    table = labelled(runs[runs["phase"] == FINAL])
     trials = runs[runs["phase"] != FINAL].assign(trial=lambda rows: rows["trial_key"].fillna(rows["run_id"]))
     searched = trials.groupby("cell", dropna=False)["trial"].nunique()
     placed = pd.Series(OPEN_TRACK, index=runs.index, dtype="string")
+    unranked = pd.Series("", index=runs.index, dtype="string")
     reasons: dict[str, str] = {}
-    for _, members in runs[runs["phase"] == FINAL].groupby(by, dropna=False):
-        cell = str(members["cell"].iloc[0])
-        broken = [(track, _broken(track, members, params, int(searched.get(cell, 0)), plain)) for track in tracks]
-        fitting = [track for track, rules in broken if not rules]
-        if fitting:
-            placed[members.index] = fitting[0].name
-        else:
-            near = [(track, rules) for track, rules in broken if str(members["task"].iloc[0]) in track.task]
-            if near:
-                track, rules = min(near, key=lambda pair: len(pair[1]))
-                reasons[cell] = f"not in {track.name}: {'; '.join(rules)}"
+    for _, members in table.groupby(["study", *(column for column in GROUP if column != "track")], dropna=False):
+        near: dict[str, list[tuple[pd.DataFrame, str]]] = {}
+        for cell, own in members.groupby("cell", dropna=False):
+            broken = [(track, _broken(track, own, params, int(searched.get(cell, 0)), plain)) for track in tracks]
+            kept = [(track, _short(track, own)) for track, rules in broken if not rules]
+            if kept:
+                track, short = next((pair for pair in kept if not pair[1]), kept[0])
+                near.setdefault(track.name, []).append((own, short))
             else:
-                reasons[cell] = "no track has this task"
-    return Placed(runs.assign(track=placed), reasons)
+                reasons[str(cell)] = _nearest(broken, str(own["task"].iloc[0]))
+        for name, rows in near.items():
+            enough = [own for own, short in rows if not short]
+            together = len(enough) >= min(2, len(rows))
+            for own, short in rows:
+                if together:
+                    placed[own.index] = name
+                    unranked[own.index] = short
+                else:
+                    alone = "the only row of its comparison with enough seeds"
+                    reasons[str(own["cell"].iloc[0])] = f"not in {name}: {short or alone}"
+    return Placed(runs.assign(track=placed, unranked=unranked), reasons)
+
+
+def _nearest(broken: Sequence[tuple[Track, list[str]]], task: str) -> str:
+    near = [(track, rules) for track, rules in broken if task in track.task]
+    if not near:
+        return "no track has this task"
+    track, rules = min(near, key=lambda pair: len(pair[1]))
+    return f"not in {track.name}: {'; '.join(rules)}"
+
+
+def _short(track: Track, members: pd.DataFrame) -> str:
+    """How many seeds a cell lacks for a rank; empty if it has them, or a run that diverged, which counts whatever the others do."""
+    complete = int((members["outcome"] == "complete").sum())
+    if complete >= track.seeds or (members["outcome"] == "diverged").any():
+        return ""
+    return f"{complete} complete seeds, at least {track.seeds}"
 
 
 def _broken(
@@ -142,7 +170,7 @@ def _broken(
     searched: int,
     plain: Mapping[tuple[str, str], int],
 ) -> list[str]:
-    """The rules of a track that a cell's final runs did not keep, one phrase each."""
+    """The rules of a track, but for that of seeds, that a cell's final runs did not keep, one phrase each."""
     first = members.iloc[0]
     broken = []
     if str(first["task"]) not in track.task:
@@ -156,9 +184,6 @@ def _broken(
             broken.append(f"{key} is {'not logged' if other[0] is None else other[0]}, not {value}")
     if searched > track.tuning_runs:
         broken.append(f"{searched} search trials, at most {track.tuning_runs}")
-    complete = int((members["outcome"] == "complete").sum())
-    if complete < track.seeds and not (members["outcome"] == "diverged").any():
-        broken.append(f"{complete} complete seeds, at least {track.seeds}")
     return broken
 
 

@@ -39,9 +39,11 @@ class Placed:
     reason: str
 
 
-def placed(store: Store, **changes: object) -> Placed:
+def placed(store: Store, two_seeds_of: tuple[str, ...] = (), **changes: object) -> Placed:
     source = open_source(store.uri)
-    found = place(load_runs(source, "demo"), source, [Track.model_validate(RULES | changes)])
+    runs = load_runs(source, "demo")
+    runs = runs[~(runs["scheme"].isin(two_seeds_of) & (runs["seed"] >= 2))]
+    found = place(runs, source, [Track.model_validate(RULES | changes)])
     return Placed(found.runs, " ".join(found.reasons.values()))
 
 
@@ -119,6 +121,24 @@ def test_only_the_cell_that_was_tuned_too_much_leaves_the_track(store: Store) ->
     assert [(cell.label, cell.group.size) for cell in left] == [("hc", "100k")]
     assert left[0].comparison is None
     assert "1 search trials, at most 0" in found.reason
+
+
+def test_a_row_that_only_lacks_seeds_is_compared_in_its_track_and_not_ranked(store: Store) -> None:
+    leaderboard = make_leaderboard(placed(store, two_seeds_of=("mhc",)).runs, "demo")
+    assert {cell.group.track for cell in leaderboard.cells} == {"small/1"}
+    assert {cell.scheme for cell in leaderboard.cells if cell.unranked} == {"mhc"}
+    for cell in leaderboard.cells:
+        assert (cell.rank is None) == bool(cell.unranked)
+        assert cell.is_reference or cell.comparison is not None
+    assert any("not ranked" in note for note in leaderboard.notes)
+
+
+def test_a_lone_row_with_enough_seeds_stays_with_those_it_is_compared_with(store: Store) -> None:
+    found = placed(store, two_seeds_of=("mhc", "hc", "identity-hc"))
+    leaderboard = make_leaderboard(found.runs, "demo")
+    assert {cell.group.track for cell in leaderboard.cells} == {OPEN_TRACK}
+    assert all(cell.is_reference or cell.comparison is not None for cell in leaderboard.cells)
+    assert "the only row of its comparison with enough seeds" in found.reason
 
 
 @pytest.mark.parametrize(
