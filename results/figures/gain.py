@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from resbench.results.figures.drawing import Drawing, rendered, too_little
+from resbench.results.figures.facets import panels
 from resbench.results.figures.style import INK, Style, house_style, legend_below, panel_title, thin_ticks
 
 DIRECTIONS = {"composite_forward": "forward", "composite_backward": "backward"}
@@ -27,15 +28,14 @@ def gain_through_depth(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Drawi
         )
     if numbers["sublayer"].nunique() < 2:
         return too_little(name, title, "The models have a single sublayer: there is no depth to follow.", numbers)
-    found = list(numbers.groupby(["task", "size", "setting"], sort=False, dropna=False))
+    found = panels(numbers)
     drawn = found[-MOST_ROWS:]
     with house_style():
         figure = Figure(figsize=(7.2, 0.9 + 2.5 * len(drawn)), layout="constrained")
         grid = figure.subplots(len(drawn), 2, squeeze=False, sharey="row", sharex="row")
-        for row, ((task, size, setting), of_group) in zip(grid, drawn, strict=True):
+        for row, (about, of_group) in zip(grid, drawn, strict=True):
             for axes, (column, direction) in zip(row, DIRECTIONS.items(), strict=True):
                 _panel(axes, of_group, column, chosen)
-                about = ", ".join(str(part) for part in (task, size, setting)[numbers["task"].nunique() == 1 :] if part)
                 axes.set_title(panel_title(f"{direction}, {about}"))
                 axes.set_xlabel("sublayer")
             row[0].set_ylabel("composite gain (Amax)")

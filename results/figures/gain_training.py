@@ -10,6 +10,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullLocat
 
 from resbench.harness import names
 from resbench.results.figures.drawing import Drawing, rendered, too_little
+from resbench.results.figures.facets import panels
 from resbench.results.figures.gain import SMALLEST_SPAN, gain_text, gain_ticks
 from resbench.results.figures.style import INK, Style, house_style, legend_below, line_looks, panel_title, thin_ticks
 from resbench.results.leaderboard import Leaderboard
@@ -38,6 +39,7 @@ def gain_training_numbers(leaderboard: Leaderboard, curves: pd.DataFrame) -> pd.
                         "task": group.task,
                         "size": group.size,
                         "setting": group.setting,
+                        "budget_tokens": group.tokens,
                         "scheme": cell.scheme,
                         "label": cell.label,
                         "seed": rows["run_id"].map(seeds),
@@ -47,7 +49,7 @@ def gain_training_numbers(leaderboard: Leaderboard, curves: pd.DataFrame) -> pd.
                     }
                 )
             )
-    columns = ["task", "size", "setting", "scheme", "label", "seed", "direction", "tokens", "gain"]
+    columns = ["task", "size", "setting", "budget_tokens", "scheme", "label", "seed", "direction", "tokens", "gain"]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
@@ -62,14 +64,13 @@ def gain_over_training(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Drawi
         return too_little(
             NAME, title, "The gain was measured once only; validate more often to see it change.", numbers
         )
-    found = list(numbers.groupby(["task", "size", "setting"], sort=False, dropna=False))
+    found = panels(numbers)
     drawn = found[-MOST_ROWS:]
     present = {label: style for label, style in chosen.items() if label in set(numbers["label"])}
     with house_style():
         figure = Figure(figsize=(7.2, 0.9 + 2.5 * len(drawn)), layout="constrained")
         grid = figure.subplots(len(drawn), 2, squeeze=False, sharey="row", sharex="row")
-        for row, ((task, size, setting), of_group) in zip(grid, drawn, strict=True):
-            about = ", ".join(str(part) for part in (task, size, setting)[numbers["task"].nunique() == 1 :] if part)
+        for row, (about, of_group) in zip(grid, drawn, strict=True):
             low, high = float(of_group["gain"].min()), float(of_group["gain"].max())
             for axes, direction in zip(row, DIRECTIONS.values(), strict=True):
                 axes.set_yscale("log")

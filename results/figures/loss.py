@@ -102,7 +102,7 @@ def loss_against_wall_clock(numbers: pd.DataFrame, chosen: dict[str, Style]) -> 
 def _by_cost(
     numbers: pd.DataFrame, chosen: dict[str, Style], *, cost: str, name: str, title: str, axis: str, unit: str
 ) -> Drawing:
-    """Loss against a cost on a logarithmic axis, every size of a task in the same panel, sizes named at their ends."""
+    """Loss against a cost on a logarithmic axis, every size of a task in the same panel, sizes named where their shortest runs begin."""
     if reason := _too_short(numbers):
         return too_little(name, title, reason, numbers)
     known = numbers[numbers[cost].notna() & (numbers[cost] > 0)]
@@ -119,15 +119,16 @@ def _by_cost(
             axes.set_xscale("log")
             late = rows[rows["tokens"] >= EARLY * rows.groupby("cell")["tokens"].transform("max")]
             for size, of_size in late.groupby("size", sort=False):
-                _lines(axes, of_size, cost, "loss", chosen)
-                last = of_size.loc[of_size.groupby("cell")[cost].idxmax()]
+                budgets = [rows for _, rows in of_size.groupby("budget_tokens", dropna=False)]
+                for of_budget in budgets:
+                    _lines(axes, of_budget, cost, "loss", chosen)
+                first = budgets[0].loc[budgets[0].groupby("cell")[cost].idxmin()]
                 axes.annotate(
                     plain(str(size)),
-                    (float(last[cost].min()), float(last["loss"].min())),
-                    xytext=(-7, -3),
+                    (float(first[cost].min()), float(first["loss"].max())),
+                    xytext=(0, 5),
                     textcoords="offset points",
-                    ha="right",
-                    va="top",
+                    va="bottom",
                     fontweight="bold",
                 )
             axes.margins(x=0.06, y=0.08)
@@ -140,7 +141,9 @@ def _by_cost(
         for axes in list(grid.flat)[len(drawn) :]:
             axes.set_axis_off()
         legend_below(figure, _used(known, chosen))
-        caption = f"{BAND} Sizes are named at the end of their runs; the first {EARLY:.0%} of each run is not shown."
+        caption = (
+            f"{BAND} Sizes are named where their shortest runs begin; the first {EARLY:.0%} of each run is not shown."
+        )
         if cost == "wall_s":
             caption += " Comparable only between runs on the same hardware."
         return rendered(name, title, caption + left_out(len(found)), numbers, figure)

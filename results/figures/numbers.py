@@ -149,6 +149,7 @@ def gain_numbers(leaderboard: Leaderboard, profiles: pd.DataFrame) -> pd.DataFra
             table = pd.DataFrame({"sublayer": sorted(own["sublayer"].unique())})
             table.insert(0, "label", cell.label)
             table.insert(0, "scheme", cell.scheme)
+            table.insert(0, "budget_tokens", group.tokens)
             table.insert(0, "setting", group.setting)
             table.insert(0, "size", group.size)
             table.insert(0, "task", group.task)

@@ -106,8 +106,8 @@ def loss_and_cost(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Drawing:
                 row[0].set_title(panel_title(", ".join(str(part) for part in (task, setting) if part)))
         legend_below(figure, present, lines=False)
         caption = (
-            "A point for each row, with the 95 % t interval of its loss where it has one; sizes are named at their best point. Steps join the rows "
-            "that no other one beats at both loss and cost. Time and memory are comparable only between runs on the same hardware."
+            "A point for each row, with the 95 % t interval of its loss where it has one; sizes are named at the best point of their smallest budget. "
+            "Steps join the rows that no other one beats at both loss and cost. Time and memory are comparable only between runs on the same hardware."
         )
         if len(found) > MOST_ROWS:
             caption += f" The first {MOST_ROWS} of {len(found)} groups are drawn; the CSV has all."
@@ -129,7 +129,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, cost: str, chosen: dict[str, Style]) 
     margin = 0.18 * (high - low or 1.0)
     axes.set_ylim(low - margin, high + margin)
     for size, of_size in rows.groupby("size", sort=False):
-        best = of_size.sort_values("val_loss").iloc[0]
+        best = of_size.sort_values(["budget_tokens", "val_loss"]).iloc[0]
         axes.annotate(plain(str(size)), (float(best[cost]), float(best["val_loss"])), xytext=(0, -8), textcoords="offset points",
                       ha="center", va="top", fontweight="bold")  # fmt: skip
     axes.margins(x=0.14)

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from resbench.results.columns import quantity
 from resbench.results.figures.drawing import Drawing, rendered, too_little
 from resbench.results.figures.gain import SMALLEST_SPAN, gain_text, gain_ticks
 from resbench.results.figures.loss import EARLY, FEWEST_POINTS
@@ -82,9 +83,13 @@ def _depths(scheme: str, gains: pd.DataFrame) -> pd.DataFrame:
 
 
 def _names(rows: pd.DataFrame) -> pd.Series:
-    """What tells a scheme's rows apart: variant, size, setting, each only where it varies."""
+    """What tells a scheme's rows apart: variant, size, setting, budget, each only where it varies."""
+    if rows.empty:
+        return pd.Series(dtype="object")
     varying = [column for column in ("label", "size", "setting") if rows[column].nunique(dropna=False) > 1]
-    return rows[varying or ["size"]].astype(str).agg(", ".join, axis=1)
+    named = rows[varying or ["size"]].astype(str).agg(", ".join, axis=1)
+    budgets = rows["budget_tokens"].groupby(named).transform("nunique")
+    return named.where(budgets < 2, named + ", " + rows["budget_tokens"].map(quantity) + " tokens")
 
 
 def _looks(scheme: str, lines: list[str]) -> dict[str, Style]:
