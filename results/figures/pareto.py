@@ -106,8 +106,9 @@ def loss_and_cost(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Drawing:
                 row[0].set_title(panel_title(", ".join(str(part) for part in (task, setting) if part)))
         legend_below(figure, present, lines=False)
         caption = (
-            "A point for each row, with the 95 % t interval of its loss where it has one; sizes are named at the best point of their smallest budget. "
-            "Steps join the rows that no other one beats at both loss and cost. Time and memory are comparable only between runs on the same hardware."
+            "A point for each row, with the 95 % t interval of its loss where it has one; sizes are named at the best point of their smallest "
+            "budget. Steps join the rows that no other one beats at both loss and cost. Time and memory are comparable only between runs on "
+            "the same hardware."
         )
         if len(found) > MOST_ROWS:
             caption += f" The first {MOST_ROWS} of {len(found)} groups are drawn; the CSV has all."

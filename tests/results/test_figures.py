@@ -16,7 +16,7 @@ from simulated import Store
 
 from resbench.harness.store import open_store
 from resbench.results.curves import load_curves, load_profiles
-from resbench.results.figures import gain_training, pareto, sinkhorn, style
+from resbench.results.figures import gain_training, learning_rate, pareto, sinkhorn, style
 from resbench.results.figures.cost import throughput_and_memory
 from resbench.results.figures.gain import gain_ticks
 from resbench.results.figures.loss import power_of_ten
@@ -216,6 +216,19 @@ def test_the_sinkhorn_error_falls_with_the_budget(own_store: Store, demo: Leader
     assert "mhc, n = 4" in drawn.svg
     one = sinkhorn.error_against_budget(sinkhorn.sinkhorn_numbers(demo))
     assert "same Sinkhorn budget (20 iterations)" in one.reason
+
+
+def test_three_learning_rates_make_a_figure_and_two_do_not(demo: Leaderboard) -> None:
+    runs = demo.runs[demo.runs["seed"].isin([0, 1, 2])].copy()
+    runs["learning_rate"] = runs["seed"].map({0: 1e-3, 1: 2e-3, 2: 4e-3})
+    runs.loc[(runs["scheme"] == "hc") & (runs["seed"] == 2), "outcome"] = "diverged"
+    runs.loc[(runs["scheme"] == "mhc") & (runs["seed"] == 2), "learning_rate"] = 1e-3
+    numbers = learning_rate.learning_rate_numbers(replace(demo, runs=runs))
+    assert "mhc" not in set(numbers["scheme"])
+    assert (numbers[numbers["scheme"] == "hc"]["outcome"] == "diverged").sum() == 2  # one of each size
+    chosen = style.styles((cell.label, cell.scheme) for cell in demo.cells)
+    assert "learning rate" in learning_rate.loss_against_learning_rate(numbers, chosen).svg
+    assert learning_rate.learning_rate_numbers(demo).empty
 
 
 def test_nothing_on_the_front_is_beaten_and_everything_else_is(demo: Leaderboard) -> None:
