@@ -44,6 +44,7 @@ class Validation(Callback):
         self._step = 0
         self._structure_seconds = 0.0
         self._drawn_later: tuple[Structure, int] | None = None
+        self._measured = -1
         self._batches: list[dict[str, Tensor]] | None = None
         self.last_loss: float | None = None
         self.last_bits_per_byte: float | None = None
@@ -79,6 +80,7 @@ class Validation(Callback):
                 metrics |= {**structure.metrics(), names.STRUCTURE_S: self._structure_seconds}
                 self._save_profile(structure, tokens)
             self._context.log(metrics, tokens)
+            self._measured = tokens
             self.last_loss, self.last_bits_per_byte, self.last_measures = loss, bits_per_byte, measures
             if not math.isfinite(loss) or loss > self._bound:
                 raise Diverged(tokens, f"validation loss {loss:.4g} (bound {self._bound:.4g})")
@@ -163,7 +165,25 @@ class Validation(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, Diverged):
+            if exception.tokens > self._measured:
+                self._measure_broken(trainer, pl_module, exception.tokens)
             self._draw()
+
+    def _measure_broken(self, trainer: Trainer, module: LightningModule, tokens: int) -> None:
+        """The structure of a network that diverged since the last validation: how far the gains had come. What is not finite is left out."""
+        assert isinstance(module, LanguageModel)
+        assert module.network is not None
+        module.network.eval()
+        try:
+            with torch.no_grad(), trainer.precision_plugin.forward_context():
+                structure = self._structure(trainer, module)
+        except RuntimeError as error:  # such as an eigenvalue of what is not finite; the run has still diverged
+            print(f"Its gains could not be measured: {str(error).splitlines()[0]}")
+            return
+        if structure is not None:
+            found = {name: value for name, value in structure.metrics().items() if math.isfinite(value)}
+            self._context.log(found, tokens)
+            self._save_profile(structure, tokens)
 
     def _draw(self) -> None:
         """The last profile as a figure. Once: drawing takes longer than measuring."""

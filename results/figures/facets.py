@@ -14,6 +14,8 @@ MOST_PANELS = 6
 def panels(numbers: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The rows of each panel under its title, in the order they come; parts that never vary are left out of titles."""
     varying = [column for column in PANEL if numbers[column].nunique(dropna=False) > 1]
+    if "setting" in varying and numbers.groupby("setting")["size"].nunique(dropna=False).max() == 1:
+        varying = [column for column in varying if column != "size"]  # the setting says it
     shown = varying or ["size"]
     found = []
     for keys, rows in numbers.groupby(PANEL, sort=False, dropna=False):

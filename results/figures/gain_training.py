@@ -24,32 +24,25 @@ MOST_ROWS = 3
 
 
 def gain_training_numbers(leaderboard: Leaderboard, curves: pd.DataFrame) -> pd.DataFrame:
-    """One row for each complete run, direction and number of tokens at which its composite gain was measured."""
-    tables = []
+    """One row for each complete or diverged run, direction and number of tokens at which its composite gain was measured.
+
+    A run that diverged is there until it did: without it, what the figure is about would be left out.
+    """
     own = curves[curves["metric"].isin(DIRECTIONS) & np.isfinite(curves["value"]) & (curves["value"] > 0)]
-    for group, cells in leaderboard.groups:
-        for cell in cells:
-            seeds = {run_id: seed for seed, run_id in cell.run_ids.items()}
-            rows = own[own["run_id"].isin(list(seeds))]
-            if rows.empty:
-                continue
-            tables.append(
-                pd.DataFrame(
-                    {
-                        "task": group.task,
-                        "size": group.size,
-                        "setting": group.setting,
-                        "budget_tokens": group.tokens,
-                        "scheme": cell.scheme,
-                        "label": cell.label,
-                        "seed": rows["run_id"].map(seeds),
-                        "direction": rows["metric"].map(DIRECTIONS),
-                        "tokens": rows["tokens"],
-                        "gain": rows["value"],
-                    }
-                )
-            )
+    runs = leaderboard.runs[leaderboard.runs["outcome"].isin(["complete", "diverged"])]
     columns = ["task", "size", "setting", "budget_tokens", "scheme", "label", "seed", "direction", "tokens", "gain"]
+    tables = []
+    for group, _ in leaderboard.groups:  # in their order
+        budget = runs["budget_tokens"].isna() if group.tokens is None else runs["budget_tokens"] == group.tokens
+        members = runs[
+            (runs["task"] == group.task) & (runs["size"] == group.size) & (runs["setting"] == group.setting) & budget
+        ]
+        rows = members.merge(
+            own.assign(direction=own["metric"].map(DIRECTIONS)).rename(columns={"value": "gain"}),
+            on="run_id",
+            suffixes=("_of_run", ""),
+        )
+        tables.append(rows[columns])
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
@@ -57,9 +50,7 @@ def gain_over_training(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Drawi
     """Composite gain by training tokens on a logarithmic axis; of many groups, those of the largest models."""
     title = "Gain over training"
     if numbers.empty:
-        return too_little(
-            NAME, title, "No complete run logged a gain (schemes without a mixing matrix have none).", numbers
-        )
+        return too_little(NAME, title, "No run logged a gain (schemes without a mixing matrix have none).", numbers)
     if numbers["tokens"].nunique() < 2:
         return too_little(
             NAME, title, "The gain was measured once only; validate more often to see it change.", numbers
@@ -94,7 +85,8 @@ def gain_over_training(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Drawi
         legend_below(figure, present)
         caption = (
             "Largest absolute row sum (forward) and column sum (backward) of all mixing matrices multiplied, on a fixed validation sequence, as "
-            "training goes on; geometric mean over seeds, bands their range. Doubly stochastic mixing stays at 1."
+            "training goes on, of runs that diverged until they did; geometric mean over seeds, bands their range. Doubly stochastic mixing "
+            "stays at 1."
         )
         if len(found) > MOST_ROWS:
             caption += f" The {MOST_ROWS} largest of {len(found)} groups are drawn; the CSV has all."

@@ -65,6 +65,7 @@ def test_a_loss_above_its_bound_shows_the_largest_sublayer(argv: Argv, output_di
     loss = history(output_dir, result.run_id, names.TRAIN_LOSS)[-1]
     assert loss[0] == result.tokens
     assert loss[1] > 4 * math.log(257) or not math.isfinite(loss[1])
+    assert history(output_dir, result.run_id, names.GAIN_FORWARD)[-1][0] == result.tokens  # how far gains had come
 
 
 def test_exhausted_memory_leaves_the_peak_and_the_configuration(argv: Argv, output_dir: Path) -> None:
