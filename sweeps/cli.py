@@ -3,9 +3,9 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resbench.harness.processes import importing
 
@@ -90,18 +90,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             help="MLflow store (default: MLFLOW_TRACKING_URI, or SQLite in the output folder)",
         )
         if name != "slurm":
-            add("--gpus", metavar="LIST", help="GPUs to use, such as 0,1,2,3 in nvidia-smi's order (default: all)")
-            add(
-                "--per-gpu",
-                metavar="K",
-                type=_positive,
-                help="runs that share a GPU; with --gpus or this, --workers defaults to all there is room for",
-            )
-            add(
-                "--no-memory-check",
-                action="store_true",
-                help="start runs that the memory estimate says do not fit on their GPU",
-            )
+            _add_gpus(add)
         if name in ("worker", "slurm"):
             add(
                 "--storage",
@@ -151,11 +140,6 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     piece.add_argument(
         "state", metavar="STATE", help="the folder with what earlier pieces found; empty or absent at first"
     )
-    piece.add_argument(
-        "--no-memory-check",
-        action="store_true",
-        help="start runs that the memory estimate says do not fit on their GPU",
-    )
     piece.add_argument("files", metavar="FILE", nargs="+", help="sweep files, run in this order")
     piece.add_argument(
         "--time-limit",
@@ -171,6 +155,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         default=DEFAULT_OUTPUT,
         help="checkpoints, logs, databases on this machine (default: %(default)s)",
     )
+    _add_gpus(piece.add_argument)
     for name, summary in (
         ("status", "cells, states, best values, time left, and what died or failed"),
         ("stop", "let the runs under way end, and start no more; `sweep run` goes on later"),
@@ -185,6 +170,21 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         if name == "stop":
             add("--undo", action="store_true", help="with --storage: let workers start again")
     return parser
+
+
+def _add_gpus(add: Callable[..., Any]) -> None:
+    add("--gpus", metavar="LIST", help="GPUs to use, such as 0,1,2,3 in nvidia-smi's order (default: all)")
+    add(
+        "--per-gpu",
+        metavar="K",
+        type=_positive,
+        help="runs that share a GPU; with --gpus or this, --workers defaults to all there is room for",
+    )
+    add(
+        "--no-memory-check",
+        action="store_true",
+        help="start runs that the memory estimate says do not fit on their GPU",
+    )
 
 
 def _look_after(arguments: argparse.Namespace) -> int:
@@ -228,7 +228,8 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _offer(spec: "SweepSpec", arguments: argparse.Namespace) -> "Offer":
+def offer_of(spec: "SweepSpec", arguments: argparse.Namespace) -> "Offer":
+    """What this machine offers a sweep, as the command line and the file wish. Raises ValueError for what it has not."""
     from resbench.sweeps.machine import Offer, Wishes
 
     return Offer(
@@ -236,7 +237,7 @@ def _offer(spec: "SweepSpec", arguments: argparse.Namespace) -> "Offer":
     )
 
 
-def _machine(offer: "Offer", plan: "Plan", file: Path) -> "Machine":
+def machine_of(offer: "Offer", plan: "Plan", file: Path) -> "Machine":
     """Raises ValueError for a plan that does not fit on this machine."""
     try:
         machine, told = offer.machine(plan)
@@ -255,9 +256,9 @@ def _plan(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.N
     from resbench.sweeps.session import measured_before
     from resbench.sweeps.table import print_plan
 
-    offer = _offer(spec, arguments)
+    offer = offer_of(spec, arguments)
     plan = _make_plan(spec, file)
-    machine = _machine(offer, plan, file)
+    machine = machine_of(offer, plan, file)
     measured = measured_before(arguments.tracking_uri or default_tracking_uri(output_dir), spec.name)
     expected = throughput(plan, measured, machine.threads, machine.gpus)
     print_plan(Console(), plan, expected, machine.workers)
@@ -281,7 +282,7 @@ def _run(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Na
 
     folder = output_dir / "sweeps" / spec.name
     with sweep_lock(folder):
-        offer = _offer(spec, arguments)
+        offer = offer_of(spec, arguments)
         pool.warm_up(offer.threads)  # imports in the background while this process does the same to plan
         from resbench.sweeps.deadline import EX_TEMPFAIL
         from resbench.sweeps.session import run_plan
@@ -294,7 +295,7 @@ def _run(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Na
             folder=folder,
             output_dir=output_dir,
             tracking_uri=arguments.tracking_uri,
-            machine=_machine(offer, plan, file),
+            machine=machine_of(offer, plan, file),
             extend=arguments.extend,
             take_over=arguments.take_over,
             time_limit_s=arguments.time_limit,
@@ -316,7 +317,7 @@ def _work(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.N
 
     folder = output_dir / "sweeps" / spec.name
     folder.mkdir(parents=True, exist_ok=True)
-    offer = _offer(spec, arguments)
+    offer = offer_of(spec, arguments)
     pool.warm_up(offer.threads)
     from resbench.sweeps.worker import work
 
@@ -329,7 +330,7 @@ def _work(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.N
         file_text=changes + file.read_text(encoding="utf-8"),
         folder=folder,
         output_dir=output_dir,
-        machine=_machine(offer, plan, file),
+        machine=machine_of(offer, plan, file),
         extend=arguments.extend,
         take_over=arguments.take_over,
         heartbeat_s=arguments.heartbeat,

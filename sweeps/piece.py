@@ -24,7 +24,7 @@ from resbench.sweeps.changes import compare, refusal
 from resbench.sweeps.deadline import EX_TEMPFAIL
 from resbench.sweeps.ledger import RESULTS
 from resbench.sweeps.lock import sweep_lock
-from resbench.sweeps.machine import Machine, Offer, Wishes
+from resbench.sweeps.machine import Machine
 from resbench.sweeps.plan import Plan
 from resbench.sweeps.run import FIT, Summary
 from resbench.sweeps.session import run_plan
@@ -152,21 +152,19 @@ def _copy_database(source: Path, target: Path) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """The command. Raises ValueError or OSError for what the user can put right."""
     from resbench.sweeps import pool
+    from resbench.sweeps.cli import machine_of, offer_of
     from resbench.sweeps.plan import make_plan
     from resbench.sweeps.spec import find_file, load_spec
 
     begun = time.monotonic()
     specs = [load_spec(name, []) for name in arguments.files]
-    wishes = Wishes(arguments.workers, memory_check=not arguments.no_memory_check)
-    offers = [Offer(wishes, spec.workers) for spec in specs]
+    offers = [offer_of(spec, arguments) for spec in specs]
     pool.warm_up(min(offer.threads for offer in offers))  # read once, when the fork server starts
     plans = []
     for name, spec, offer in zip(arguments.files, specs, offers, strict=True):
         plan = make_plan(spec)
-        machine, told_of_it = offer.machine(plan)
-        for line in told_of_it:
-            print(line)
-        plans.append((plan, find_file(name).read_text(encoding="utf-8"), machine))
+        file = find_file(name)
+        plans.append((plan, file.read_text(encoding="utf-8"), machine_of(offer, plan, file)))
     output_dir = Path(arguments.output_dir).expanduser().resolve()
     left = arguments.time_limit - (time.monotonic() - begun)
     code = run_piece(plans, Path(arguments.state), output_dir, left)

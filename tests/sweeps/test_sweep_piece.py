@@ -4,12 +4,16 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sweep_stand_ins
 
+from resbench.harness.gpus import Gpu
 from resbench.results.source import Where, open_source
+from resbench.sweeps import machine as machines
 from resbench.sweeps import pool
+from resbench.sweeps.cli import main
 from resbench.sweeps.deadline import EX_TEMPFAIL, Deadline
 from resbench.sweeps.estimate import Throughput
 from resbench.sweeps.grid import Cell
@@ -160,3 +164,26 @@ def test_the_first_run_may_be_one_that_nobody_has_measured() -> None:
     assert not daring.fits(cell("other", 1000)), "the first one only"
     known = Deadline(100, Throughput(100.0, "", {"large": 0.5}), [small, large], daring=True, clock=lambda: 0.0)
     assert not known.fits(large), "200 s are known, and too many"
+
+
+def test_a_piece_is_given_gpus_as_a_sweep_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = tuple(Gpu(f"GPU-{letter}", "NVIDIA H100", 80.0, (9, 0)) for letter in "abcd")
+    monkeypatch.setattr(machines, "inventory", lambda: gpus)
+    given: dict[str, Any] = {}
+
+    def look(plans: Any, *_: Any, **more: Any) -> int:
+        (given["machine"],) = [machine for _, _, machine in plans]
+        given.update(more)
+        return 0
+
+    monkeypatch.setattr("resbench.sweeps.piece.run_piece", look)
+    plan, _ = planned(tmp_path)
+    monkeypatch.setattr("resbench.sweeps.plan.make_plan", lambda spec: plan)
+    command = ["piece", str(tmp_path / "state"), str(tmp_path / "pieces.yaml"), "--no-memory-check"]
+    more = ["--gpus", "0,2", "--per-gpu", "2"]
+    assert main([*command, *more]) == 0
+    assert [berth.gpus[0].uuid for berth in given["machine"].berths] == ["GPU-a", "GPU-c"] * 2
+    assert main(command) == 0
+    assert [berth.gpus[0].uuid for berth in given["machine"].berths] == ["GPU-a"]
+    with pytest.raises(ValueError, match=r"--gpus 7: there is no GPU 7"):
+        main([*command, "--gpus", "7"])
