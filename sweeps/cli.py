@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from resbench.harness.processes import importing
 
 if TYPE_CHECKING:
+    from resbench.sweeps.ahead import Ahead
     from resbench.sweeps.machine import Machine, Offer
     from resbench.sweeps.plan import Plan
     from resbench.sweeps.spec import SweepSpec
@@ -91,6 +92,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         )
         if name != "slurm":
             _add_gpus(add)
+        if name in ("run", "worker"):
+            _add_compile_ahead(add)
         if name in ("worker", "slurm"):
             add(
                 "--storage",
@@ -156,6 +159,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         help="checkpoints, logs, databases on this machine (default: %(default)s)",
     )
     _add_gpus(piece.add_argument)
+    _add_compile_ahead(piece.add_argument)
     for name, summary in (
         ("status", "cells, states, best values, time left, and what died or failed"),
         ("stop", "let the runs under way end, and start no more; `sweep run` goes on later"),
@@ -184,6 +188,16 @@ def _add_gpus(add: Callable[..., Any]) -> None:
         "--no-memory-check",
         action="store_true",
         help="start runs that the memory estimate says do not fit on their GPU",
+    )
+
+
+def _add_compile_ahead(add: Callable[..., Any]) -> None:
+    add(
+        "--compile-ahead",
+        metavar="N",
+        type=_processes,
+        help="before the first run, compile each network of the runs still to do, in N processes beside each other on the sweep's GPUs; at most half "
+        "of a time limit goes into that",
     )
 
 
@@ -226,6 +240,21 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number of at least 1")
     return int(text)
+
+
+def _processes(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}, expected how many processes compile at once, at least 1; leave the option out to have each network compiled by its first run"
+        )
+    return int(text)
+
+
+def ahead_of(arguments: argparse.Namespace) -> "Ahead | None":
+    """What --compile-ahead asks for."""
+    from resbench.sweeps.ahead import Ahead
+
+    return None if arguments.compile_ahead is None else Ahead(arguments.compile_ahead)
 
 
 def offer_of(spec: "SweepSpec", arguments: argparse.Namespace) -> "Offer":
@@ -299,6 +328,7 @@ def _run(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Na
             extend=arguments.extend,
             take_over=arguments.take_over,
             time_limit_s=arguments.time_limit,
+            ahead=ahead_of(arguments),
         )
     if summary.unfit:
         return UNFIT
@@ -334,6 +364,7 @@ def _work(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.N
         extend=arguments.extend,
         take_over=arguments.take_over,
         heartbeat_s=arguments.heartbeat,
+        ahead=ahead_of(arguments),
     )
     if summary.unfit:
         return UNFIT

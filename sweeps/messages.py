@@ -19,7 +19,8 @@ class Job:
     target: str
     argv: tuple[str, ...]
     tags: dict[str, str]
-    run_id: str
+    run_id: str | None
+    """None for a run that is to make its own."""
     threads: int
     gpus: str | None
     """`CUDA_VISIBLE_DEVICES`; None to leave it as it is."""

@@ -20,6 +20,7 @@ from resbench.harness.runs.export import export_runs
 from resbench.harness.runs.restore import ORIGIN, import_runs
 from resbench.harness.runs.select import Selection, find, outcome_of
 from resbench.harness.store import default_tracking_uri, open_store
+from resbench.sweeps.ahead import Ahead
 from resbench.sweeps.changes import compare, refusal
 from resbench.sweeps.deadline import EX_TEMPFAIL
 from resbench.sweeps.ledger import RESULTS
@@ -45,6 +46,7 @@ def run_piece(
     time_limit_s: float,
     *,
     target: str = FIT,
+    ahead: Ahead | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
     """Take up the state, run the plans (each with its file's text and what its trials may use) until the time is over, and write the state.
@@ -79,6 +81,7 @@ def run_piece(
                     time_limit_s=left,
                     daring=left > DARING * time_limit_s,
                     brought=True,
+                    ahead=ahead,
                     extend=True,  # whether it may differ from earlier pieces was asked above
                 )
             codes.append(_code(summary, first=not codes))
@@ -152,7 +155,7 @@ def _copy_database(source: Path, target: Path) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """The command. Raises ValueError or OSError for what the user can put right."""
     from resbench.sweeps import pool
-    from resbench.sweeps.cli import machine_of, offer_of
+    from resbench.sweeps.cli import ahead_of, machine_of, offer_of
     from resbench.sweeps.plan import make_plan
     from resbench.sweeps.spec import find_file, load_spec
 
@@ -167,7 +170,7 @@ def main(arguments: argparse.Namespace) -> int:
         plans.append((plan, file.read_text(encoding="utf-8"), machine_of(offer, plan, file)))
     output_dir = Path(arguments.output_dir).expanduser().resolve()
     left = arguments.time_limit - (time.monotonic() - begun)
-    code = run_piece(plans, Path(arguments.state), output_dir, left)
+    code = run_piece(plans, Path(arguments.state), output_dir, left, ahead=ahead_of(arguments))
     told = {
         0: "Everything is done.",
         EX_TEMPFAIL: "There is more to do: the same command goes on, here or on a fresh machine with",

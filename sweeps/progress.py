@@ -64,10 +64,14 @@ class Display:
         self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def ended(self, title: str, text: str, style: str | None = None) -> None:
-        self._done += 1
-        self._progress.update(self._task, completed=self._done)
+        self.advance()
         width = len(str(self._total))
         self.line(f"[{self._done:>{width}}/{self._total}] {title}  {text}", style)
+
+    def advance(self) -> None:
+        """One more is done, of which nothing is to be said."""
+        self._done += 1
+        self._progress.update(self._task, completed=self._done)
 
     def tick(self, running: Mapping[str, float], eta_s: float) -> None:
         """Show the time left: at once on a terminal, every half minute otherwise."""

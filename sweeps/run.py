@@ -21,6 +21,7 @@ from rich.console import Console
 
 from resbench.sweeps import control
 from resbench.sweeps.agenda import Agenda, Task
+from resbench.sweeps.ahead import Ahead
 from resbench.sweeps.deadline import Deadline
 from resbench.sweeps.estimate import Throughput
 from resbench.sweeps.ledger import Entry, Ledger
@@ -83,8 +84,9 @@ class Runner:
         target: str = FIT,
         stop_s: float = STOP_S,
         deadline: Deadline | None = None,
+        ahead: Ahead | None = None,
     ) -> None:
-        self._deadline = deadline or Deadline(math.inf)
+        self._deadline, self._ahead = deadline or Deadline(math.inf), ahead
         self._plan, self._ledger, self._agenda = plan, ledger, agenda
         self._folder, self._output_dir, self._tracking_uri = folder, output_dir, tracking_uri
         self._machine, self._throughput, self._target = machine, throughput, target
@@ -99,12 +101,28 @@ class Runner:
         self._ended = 0
         done = [entry for entry in ledger.entries() if entry.has_result]
         self._display = Display(console, plan.spec.name, plan.runs, len(done))
-        self._eta = Eta(self._work_left(), min(machine.workers, plan.runs))
 
     def run(self) -> Summary:
         """Until nothing is left to do, or the user stops it."""
+        with _stop_signals(self._agenda.hurry) as stopped:
+            if self._ahead is not None:
+                self._compile(self._ahead, stopped)
+            return self._run(stopped)
+
+    def _compile(self, ahead: Ahead, stopped: Callable[[], bool]) -> None:
+        """What the runs still to do compile, before one of them is timed."""
+        runs = self._runs_left()
+        left = [cell for cell in self._plan.cells if runs[cell.cell.id]]
+
+        def over() -> bool:
+            return stopped() or self._agenda.drained or control.asked_to_stop(self._folder)
+
+        ahead.compile(self._plan, left, self._machine, self._target, self._display.console, self._deadline, over)
+
+    def _run(self, stopped: Callable[[], bool]) -> Summary:
         start = time.monotonic()
-        with _stop_signals(self._agenda.hurry) as stopped, self._display:
+        self._eta = Eta(self._work_left(), min(self._machine.workers, self._plan.runs))
+        with self._display:
             try:
                 while not stopped() and not self._deadline.over:
                     self._listen()
@@ -302,11 +320,13 @@ class Runner:
                 self._pool.kill(key)
 
     def _work_left(self) -> float:
-        done = {entry.key for entry in self._ledger.entries() if entry.has_result}
-        finished = Counter(entry.cell for entry in self._ledger.entries() if entry.key in done)
-        return sum(
-            self._throughput.seconds(c) * (self._plan.runs_per_cell - finished[c.cell.id]) for c in self._plan.cells
-        )
+        runs = self._runs_left()
+        return sum(self._throughput.seconds(cell) * runs[cell.cell.id] for cell in self._plan.cells)
+
+    def _runs_left(self) -> dict[str, int]:
+        """How many runs of each cell have no result."""
+        finished = Counter(entry.cell for entry in self._ledger.entries() if entry.has_result)
+        return {cell.cell.id: self._plan.runs_per_cell - finished[cell.cell.id] for cell in self._plan.cells}
 
     def _work_under_way(self) -> float:
         return sum(

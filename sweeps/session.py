@@ -10,6 +10,7 @@ from rich.console import Console
 from resbench.harness.invocation import command, store_options
 from resbench.harness.store import default_tracking_uri, experiment_id, open_store, sqlite_path
 from resbench.sweeps.agenda import Agenda
+from resbench.sweeps.ahead import Ahead
 from resbench.sweeps.changes import compare, refusal
 from resbench.sweeps.deadline import Deadline
 from resbench.sweeps.estimate import throughput
@@ -41,12 +42,14 @@ def run_plan(
     target: str = FIT,
     time_limit_s: float | None = None,
     daring: bool = True,
+    ahead: Ahead | None = None,
 ) -> Summary:
     """Run what is left of a sweep. The caller holds its lock (`resbench.sweeps.lock`) and has warmed up the fork server.
 
     folder: the sweep's own, for logs and configurations. ``target`` names the function that trains, ``module:function`` with the signature of
     `resbench.harness.fit.fit`; it is imported in every trial process. ``time_limit_s``: start no run that would not end within so many
     seconds; ``daring``: but for the first one, if its like has never been measured.
+    ahead: compiles what the runs need before the first one starts, in the same time.
 
     take_over: go on with what somebody else kept, see `resbench.sweeps.keeper`. brought: its runs and searches were brought here, from whoever kept
     them.
@@ -89,6 +92,7 @@ def run_plan(
         console=console,
         target=target,
         deadline=None if time_limit_s is None else Deadline(time_limit_s, expected, plan.cells, daring=daring),
+        ahead=ahead,
     )
     with _closing(ledger):
         summary = runner.run()

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from resbench.harness.store import experiment_id, open_store
 from resbench.sweeps import control
+from resbench.sweeps.ahead import Ahead
 from resbench.sweeps.changes import compare, refusal
 from resbench.sweeps.database import HEARTBEAT_S, open_shared, opening, storage_url
 from resbench.sweeps.estimate import throughput
@@ -40,11 +41,12 @@ def work(
     grace_s: int | None = None,
     console: Console | None = None,
     target: str = FIT,
+    ahead: Ahead | None = None,
 ) -> Summary:
     """Run what is left of a sweep, together with whoever else does; returns when nothing is left for anyone, or `sweep stop` was said.
 
     output_dir: for checkpoints. Where all machines see the same folder, a run whose worker died goes on from its last checkpoint on another
-    machine; otherwise it begins again.
+    machine; otherwise it begins again. ahead: compiles what the runs need on this machine, before it takes any.
 
     Raises ValueError if the sweep was started with other settings (and ``extend`` does not cover them) or was asked to stop, ConnectionError if a
     server does not answer.
@@ -88,6 +90,7 @@ def work(
         throughput=expected,
         console=console,
         target=target,
+        ahead=ahead,
     )
     with agenda:
         summary = runner.run()

@@ -155,6 +155,30 @@ def train_briefly(
     return Result("complete", loss, tokens)
 
 
+def train_or_compile(argv: list[str], *, run_id: str | None = None, **arguments: Any) -> Result:
+    """`train` for a trial. A run without an MLflow run of its own is one that compiles: it is noted, as trials are, in `model.stand_in.notes`."""
+    config = yaml.safe_load(Path(argv[1]).read_text())
+    wish = config["model"]["stand_in"]
+    notes = Path(wish["notes"])
+    earlier = notes.read_text() if notes.exists() else ""
+    scheme = json.dumps(config["model"]["scheme"])
+    note = {"kind": "trial" if run_id else "ahead", "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "config": config}
+    with notes.open("a") as file:
+        file.write(json.dumps(note) + "\n")
+    if run_id is not None:
+        return train(argv, run_id=run_id, **arguments)
+    (Path(config["output_dir"]) / "mlflow.db").touch()
+    arguments["on_validation"](config["budget"]["tokens"], 1.0)
+    match wish.get("compiling"):
+        case "raises":
+            raise RuntimeError("the network is not one graph\nand more")
+        case "hangs":
+            time.sleep(600)
+        case "oom" if scheme not in earlier:
+            return Result("oom", None, 0)
+    return Result("complete", 1.0, config["budget"]["tokens"])
+
+
 def losses(found: list[Any]) -> dict[str, float]:
     """Loss by planned run, of MLflow runs of which there must be one for each, ended well."""
     by_key = {run.data.tags["trial_key"]: run.data.metrics["val/loss"] for run in found}

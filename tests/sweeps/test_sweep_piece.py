@@ -13,6 +13,7 @@ from resbench.harness.gpus import Gpu
 from resbench.results.source import Where, open_source
 from resbench.sweeps import machine as machines
 from resbench.sweeps import pool
+from resbench.sweeps.ahead import Ahead
 from resbench.sweeps.cli import main
 from resbench.sweeps.deadline import EX_TEMPFAIL, Deadline
 from resbench.sweeps.estimate import Throughput
@@ -180,10 +181,12 @@ def test_a_piece_is_given_gpus_as_a_sweep_is(tmp_path: Path, monkeypatch: pytest
     plan, _ = planned(tmp_path)
     monkeypatch.setattr("resbench.sweeps.plan.make_plan", lambda spec: plan)
     command = ["piece", str(tmp_path / "state"), str(tmp_path / "pieces.yaml"), "--no-memory-check"]
-    more = ["--gpus", "0,2", "--per-gpu", "2"]
+    more = ["--gpus", "0,2", "--per-gpu", "2", "--compile-ahead", "3"]
     assert main([*command, *more]) == 0
     assert [berth.gpus[0].uuid for berth in given["machine"].berths] == ["GPU-a", "GPU-c"] * 2
+    assert isinstance(given["ahead"], Ahead)
     assert main(command) == 0
     assert [berth.gpus[0].uuid for berth in given["machine"].berths] == ["GPU-a"]
+    assert given["ahead"] is None
     with pytest.raises(ValueError, match=r"--gpus 7: there is no GPU 7"):
         main([*command, "--gpus", "7"])
