@@ -5,23 +5,27 @@ the same seed are paired in earnest.
 """
 
 import hashlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.utils import skip_init
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
-def undrawn(kind: Callable[..., Module], *sizes: int, **options: Any) -> Module:
-    """A module whose memory holds anything until `initialise` draws its weights: torch's own draw would take as long again.
+class Linear(nn.Linear):
+    """Without biases, and its memory holds anything until `initialise` draws the weights: torch's own draw would take as long again."""
 
-    For modules without biases, which `initialise` leaves alone.
-    """
-    return skip_init(kind, *sizes, device=torch.get_default_device(), **options)
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False)
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class Embedding(nn.Embedding):
+    """The same of an embedding."""
+
+    def reset_parameters(self) -> None:
+        pass
 
 
 def initialise(model: nn.Module, output_scale: float) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resbench.architectures.backbones.initialise import initialise, undrawn
+from resbench.architectures.backbones.initialise import Embedding, Linear, initialise
 from resbench.architectures.linear_cross_entropy import LossKind, linear_cross_entropy
 from resbench.architectures.norm import RMSNorm
 from resbench.architectures.recompute import best_block_length
@@ -27,10 +27,10 @@ class Attention(nn.Module):
         self.n_heads = n_heads
         self.causal = causal
         self.register_buffer("rotation", rotation, persistent=False)
-        self.qkv = undrawn(nn.Linear, width, 3 * width, bias=False)
+        self.qkv = Linear(width, 3 * width)
         self.query_norm = RMSNorm(width // n_heads)
         self.key_norm = RMSNorm(width // n_heads)
-        self.out = undrawn(nn.Linear, width, width, bias=False)
+        self.out = Linear(width, width)
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values [B, heads, T, D], as they are multiplied."""
@@ -66,8 +66,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, ffn_width: int) -> None:
         super().__init__()
-        self.gate_up = undrawn(nn.Linear, width, 2 * ffn_width, bias=False)
-        self.out = undrawn(nn.Linear, ffn_width, width, bias=False)
+        self.gate_up = Linear(width, 2 * ffn_width)
+        self.out = Linear(ffn_width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
@@ -143,14 +143,14 @@ class Transformer(nn.Module):
         n_streams = int(getattr(self.scheme, "n_streams", 1))
         self.recompute = best_block_length(n_streams, 2 * depth) if recompute == "auto" else recompute
         self.ffn_widths = widened(base_ffn, width, depth, *self.scheme.widening())
-        self.embedding = undrawn(nn.Embedding, vocab_size, width)
+        self.embedding = Embedding(vocab_size, width)
         self.branches = nn.ModuleList()
         rotation = rotation_table(context_length, width // n_heads, rope_base)
         for layer in range(depth):
             self.branches.append(Branch(self.scheme.branch_norm(2 * layer), Attention(width, n_heads, rotation)))
             self.branches.append(Branch(self.scheme.branch_norm(2 * layer + 1), SwiGLU(width, self.ffn_widths[layer])))
         self.final_norm = RMSNorm(width)
-        self.head = undrawn(nn.Linear, width, vocab_size, bias=False)
+        self.head = Linear(width, vocab_size)
         if tie_embeddings:
             self.head.weight = self.embedding.weight
         initialise(self, output_scale=self.scheme.output_init_scale * (2 * depth) ** -0.5)
