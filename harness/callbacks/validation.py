@@ -173,6 +173,7 @@ class Validation(Callback):
         """The structure of a network that diverged since the last validation: how far the gains had come. What is not finite is left out."""
         assert isinstance(module, LanguageModel)
         assert module.network is not None
+        was_training = module.network.training
         module.network.eval()
         try:
             with torch.no_grad(), trainer.precision_plugin.forward_context():
@@ -180,6 +181,8 @@ class Validation(Callback):
         except RuntimeError as error:  # such as an eigenvalue of what is not finite; the run has still diverged
             print(f"Its gains could not be measured: {str(error).splitlines()[0]}")
             return
+        finally:
+            module.network.train(was_training)
         if structure is not None:
             found = {name: value for name, value in structure.metrics().items() if math.isfinite(value)}
             self._context.log(found, tokens)
