@@ -80,7 +80,7 @@ def run_piece(
                     target=target,
                     time_limit_s=left,
                     daring=left > DARING * time_limit_s,
-                    brought=True,
+                    brought=state,
                     ahead=ahead,
                     extend=True,  # whether it may differ from earlier pieces was asked above
                 )
@@ -101,14 +101,17 @@ def _code(summary: Summary, first: bool) -> int:
 
 
 def restore(state: Path, output_dir: Path, uri: str) -> set[str]:
-    """Bring the runs and searches of earlier pieces to this machine; what is here already stays. Returns the origins of the runs in the state."""
+    """Bring the runs and searches of earlier pieces to this machine; what is here already stays. Returns the origins of the runs in the state.
+
+    Of the runs as much as it takes to go on: whoever reads results reads the state's files.
+    """
     searches = output_dir / SEARCHES
     if (state / SEARCHES).exists() and not searches.exists():
         _copy_database(state / SEARCHES, searches)
     origins: set[str] = set()
     for file in sorted(state.glob("runs-*.zip")):
         with Archive(file) as archive:
-            import_runs(open_store(uri), uri, archive)
+            import_runs(open_store(uri), uri, archive, sketch=True)
             origins |= archive.records.keys()
     return origins
 

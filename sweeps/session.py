@@ -1,6 +1,7 @@
 """One invocation of `sweep run`: the store, the books, the check that this is still the same sweep, the runs, and what to do next."""
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,7 @@ def run_plan(
     machine: Machine,
     extend: bool = False,
     take_over: bool = False,
-    brought: bool = False,
+    brought: Path | None = None,
     console: Console | None = None,
     target: str = FIT,
     time_limit_s: float | None = None,
@@ -51,8 +52,8 @@ def run_plan(
     seconds; ``daring``: but for the first one, if its like has never been measured.
     ahead: compiles what the runs need before the first one starts, in the same time.
 
-    take_over: go on with what somebody else kept, see `resbench.sweeps.keeper`. brought: its runs and searches were brought here, from whoever kept
-    them.
+    take_over: go on with what somebody else kept, see `resbench.sweeps.keeper`. brought: the folder that its runs and searches were brought
+    from, by whoever kept them.
 
     Raises ValueError if the sweep was started with other settings, or its databases do not belong together.
     """
@@ -61,7 +62,7 @@ def run_plan(
     uri = tracking_uri or default_tracking_uri(output_dir)
     ledger = open_ledger(uri, spec.name)
     keeper = Keeper.here("run", str(output_dir))
-    if not brought:
+    if brought is None:
         _same_keeper(ledger, keeper, folder, bool(spec.search), take_over)
     started = ledger.started_with()
     if started is not None:
@@ -99,7 +100,7 @@ def run_plan(
         log_search_figures(ledger, agenda.searches, console)
         status = "KILLED" if summary.interrupted or summary.unfit else "FINISHED" if summary.complete else "FAILED"
         ledger.finish(status, summary.outcomes)
-    _print_summary(console, plan, summary, uri)
+    _print_summary(console, plan, summary, uri, brought)
     return summary
 
 
@@ -146,7 +147,7 @@ def _closing(ledger: Ledger) -> Iterator[None]:
         raise
 
 
-def _print_summary(console: Console, plan: Plan, summary: Summary, uri: str) -> None:
+def _print_summary(console: Console, plan: Plan, summary: Summary, uri: str, brought: Path | None) -> None:
     def say(text: str = "", style: str | None = None) -> None:
         console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
@@ -182,6 +183,11 @@ def _print_summary(console: Console, plan: Plan, summary: Summary, uri: str) -> 
             say(f"  {title}: {reason}")
         say("The same command tries the failed runs again and leaves the others alone.", "yellow")
     say("Next:")
+    if brought is not None:  # this machine's store has the rest of them as sketches
+        say(
+            f"  {command('leaderboard', 'build', '--study', plan.spec.name)} --from {shlex.quote(str(brought))}/runs-*.zip"
+        )
+        return
     say(f"  {command('leaderboard', 'build', '--study', plan.spec.name, *store_options(uri))}")
     say(f"  {command('ui', *store_options(uri))}")
 

@@ -17,6 +17,8 @@ ORIGIN = "resbench.origin"
 CONTENT = "resbench.content"
 """Hash of what was imported; set last, so a run without it was imported in part only."""
 IMPORT_TAGS = (ORIGIN, CONTENT)
+SKETCH = "sketch of "
+"""Before the hash of a run of which only parameters, tags and last values were imported."""
 PARENT = "mlflow.parentRunId"
 _BATCH = 1000
 _SMALL_BATCH = 100
@@ -32,27 +34,32 @@ class Imported:
     differing: list[str] = field(default_factory=list)
 
 
-def import_runs(client: "MlflowClient", uri: str, archive: Archive, *, replace: bool = False) -> Imported:
+def import_runs(
+    client: "MlflowClient", uri: str, archive: Archive, *, replace: bool = False, sketch: bool = False
+) -> Imported:
     """Write the runs of a checked file to a store, parents first. ``replace`` deletes runs of another content and imports them anew.
 
-    A run that was made in this very store is known by its id.
+    A run that was made in this very store is known by its id. ``sketch`` leaves histories, datasets and artifacts behind, which take nearly all
+    of the time; a whole import takes the place of a sketch.
     """
     result = Imported()
     ids: dict[str, str] = {}
     for record in _parents_first(archive):
         present = _present(client, record.origin)
-        if present is not None and present[1] in (archive.content_hash(record.origin), "own"):
+        content = archive.content_hash(record.origin)
+        if present is not None and present[1] in (content, "own", *([SKETCH + content] if sketch else [])):
             ids[record.origin] = present[0]
             result.known.append(record.origin)
             continue
         if present is not None:
-            if present[1] is not None and not replace:
+            if present[1] not in (None, SKETCH + content) and not replace:
                 ids[record.origin] = present[0]
                 result.differing.append(record.origin)
                 continue
             client.delete_run(present[0])
-        ids[record.origin] = _write(client, uri, archive, record, ids)
-        (result.new if present is None or present[1] is None else result.replaced).append(record.origin)
+        ids[record.origin] = _write(client, uri, archive, record, ids, sketch)
+        unknown = present is None or present[1] in (None, SKETCH + content)
+        (result.new if unknown else result.replaced).append(record.origin)
     return result
 
 
@@ -79,7 +86,9 @@ def _parents_first(archive: Archive) -> list[RunRecord]:
     return sorted(archive.records.values(), key=lambda record: record.origin not in parents)
 
 
-def _write(client: "MlflowClient", uri: str, archive: Archive, record: RunRecord, ids: dict[str, str]) -> str:
+def _write(
+    client: "MlflowClient", uri: str, archive: Archive, record: RunRecord, ids: dict[str, str], sketch: bool
+) -> str:
     from mlflow.entities import Metric, Param, RunTag
 
     tags = dict(record.tags)
@@ -95,15 +104,18 @@ def _write(client: "MlflowClient", uri: str, archive: Archive, record: RunRecord
     points = [
         Metric(name, value, time_ms, step)
         for name, history in archive.metrics(record.origin).points.items()
-        for value, time_ms, step in history
+        for value, time_ms, step in (
+            sorted(history, key=lambda point: (point[2], point[1]))[-1:] if sketch else history
+        )
     ]
     for metrics in _chunks(points, _BATCH):
         client.log_batch(run_id, metrics=metrics)
-    _log_datasets(client, run_id, record)
-    _log_artifacts(client, run_id, archive, record.origin)
+    if not sketch:
+        _log_datasets(client, run_id, record)
+        _log_artifacts(client, run_id, archive, record.origin)
     if record.status not in ("RUNNING", "SCHEDULED"):
         client.set_terminated(run_id, record.status, record.end_time)
-    client.log_batch(run_id, tags=[RunTag(CONTENT, archive.content_hash(record.origin))])
+    client.log_batch(run_id, tags=[RunTag(CONTENT, SKETCH * sketch + archive.content_hash(record.origin))])
     return run_id
 
 

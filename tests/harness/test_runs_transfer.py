@@ -16,6 +16,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 
 from resbench.harness.runs.archive import MANIFEST, Archive, check_path
 from resbench.harness.runs.cli import main
+from resbench.harness.runs.restore import import_runs
 from resbench.harness.store import experiment_id, open_store
 
 ODD = {"nan": math.nan, "large": 1.7976931348623157e308, "small": 5e-324, "third": 1 / 3}
@@ -116,6 +117,23 @@ def test_what_arrives_is_what_left_and_arrives_once(first: Store, second: Store,
     assert len(first.content()) == len(sent) + 1
     with Archive(file) as one, Archive(again) as other:
         assert {o: one.content_hash(o) for o in one.records} == {o: other.content_hash(o) for o in other.records}
+
+
+def test_a_sketch_has_last_values_and_gives_way_to_the_whole(first: Store, second: Store, file: Path) -> None:
+    with Archive(file) as archive:
+        for _ in range(2):
+            import_runs(second.client, second.uri, archive, sketch=True)
+    sketched, whole = second.content(), first.content()
+    del whole["seed 2"]  # under way
+    for name, (times, params, tags, metrics, datasets, files) in sketched.items():
+        assert (times, params, tags) == whole[name][:3]
+        assert metrics == {metric: points[-1:] for metric, points in whole[name][3].items()}
+        assert (datasets, files) == ([], {})
+    assert second.runs("import", str(file)) == 0
+    assert second.content() == whole
+    with Archive(file) as archive:
+        assert import_runs(second.client, second.uri, archive, sketch=True).new == []
+    assert second.content() == whole
 
 
 def test_a_run_under_way_travels_only_by_its_id(
