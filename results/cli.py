@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from resbench.harness.processes import importing
 from resbench.results.publish_cli import add_command as add_publish_command
+from resbench.results.source_options import add_source_options
 from resbench.results.submission.cli import add_commands as add_submission_commands
 
 if TYPE_CHECKING:
@@ -138,25 +139,11 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "build",
         help="build the page, the tables and the figures of a study",
-        description="Read a study's runs from MLflow, or from exported files, and write a static site (index.html, schemes/, method.html), "
-        "leaderboard.{md,json,csv}, configs/ and figures/; print the table.",
+        description="Read a study's runs from MLflow, or from exported files (the same ones give the same bytes everywhere), and write a static "
+        "site (index.html, schemes/, method.html), leaderboard.{md,json,csv}, configs/ and figures/; print the table.",
     )
     command.add_argument("--study", metavar="NAME", help="sweep (or experiment) to build; default: the latest")
-    command.add_argument(
-        "--tracking-uri", metavar="URI", help="MLflow store; default: MLFLOW_TRACKING_URI, else the one in --output-dir"
-    )
-    command.add_argument(
-        "--output-dir", metavar="DIR", default="runs", help="where runs were written (default: %(default)s)"
-    )
-    command.add_argument(
-        "--from",
-        dest="files",
-        metavar="FILE",
-        nargs="+",
-        type=Path,
-        default=[],
-        help="read these files of `resbench runs export` (or submissions, .json) instead of a store: the same files give the same bytes everywhere",
-    )
+    add_source_options(command.add_argument)
     command.add_argument("--out", metavar="DIR", help="where to write; default: OUTPUT_DIR/leaderboard/STUDY")
     command.add_argument(
         "--conformance",

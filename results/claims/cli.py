@@ -6,13 +6,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from resbench.results.source_options import add_source_options, where_of
+
 
 def main(argv: Sequence[str]) -> int:
     """Run `resbench claims ...`; returns the exit status. What a user got wrong raises ValueError or OSError."""
     arguments = _parser().parse_args(argv)
     from rich.console import Console
 
-    from resbench.harness.store import default_tracking_uri
     from resbench.results.claims.evidence import GAINS, evidence
     from resbench.results.claims.report import print_claims, to_json, to_markdown
     from resbench.results.cli import choose_study, studies
@@ -21,11 +22,10 @@ def main(argv: Sequence[str]) -> int:
     from resbench.results.runs import load_runs
     from resbench.results.source import open_source
 
-    source = open_source(arguments.files or arguments.tracking_uri or default_tracking_uri(arguments.output_dir))
+    source = open_source(where_of(arguments))
     runs = load_runs(source)
-    chosen = [choose_study(runs, study, source.name) for study in arguments.study or [None]]
-    if not arguments.study:
-        chosen = studies(runs)
+    asked = arguments.study or studies(runs) or [None]  # of a source without runs, which is refused
+    chosen = [choose_study(runs, study, source.name) for study in asked]
     runs = runs[runs["study"].isin(chosen)]
     rows = evidence(runs, load_curves(source, list(runs["run_id"]), GAINS))
     console = Console()
@@ -46,18 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--study", metavar="NAME", action="append", default=[], help="only this study; repeatable (default: all)")
-    add(
-        "--tracking-uri", metavar="URI", help="MLflow store; default: MLFLOW_TRACKING_URI, else the one in --output-dir"
-    )
-    add(
-        "--from",
-        dest="files",
-        metavar="FILE",
-        nargs="+",
-        type=Path,
-        default=[],
-        help="read these files of `resbench runs export` (or submissions, .json) instead of a store",
-    )
-    add("--output-dir", metavar="DIR", default="runs", help="where runs were written (default: %(default)s)")
+    add_source_options(add)
     add("--out", metavar="DIR", help="write claims.md and claims.json there")
     return parser

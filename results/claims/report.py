@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from resbench.results.claims.evidence import Evidence
+from resbench.results.columns import printable
 from resbench.results.markdown import escape
 from resbench.results.statistics import MARGIN, Estimate
 
@@ -96,10 +97,5 @@ def print_claims(rows: Sequence[Evidence], console: Console) -> None:
                 f"p {p}" if p else "",
             ]
             line = f"  {study:<{width}}  {verdict:<10}  {'; '.join(part for part in details if part)}"
-            console.print(Text(_printable(line)), soft_wrap=True)
+            console.print(Text(printable(line)), soft_wrap=True)
     console.print(READING, markup=False, highlight=False)
-
-
-def _printable(text: str) -> str:
-    """Text from a run, without what a terminal would read as a command."""
-    return "".join(character for character in text if character.isprintable())

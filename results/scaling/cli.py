@@ -6,13 +6,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from resbench.results.source_options import add_source_options, where_of
+
 
 def main(argv: Sequence[str]) -> int:
     """Run `resbench scaling ...`; returns the exit status. What a user got wrong raises ValueError or OSError."""
     arguments = _parser().parse_args(argv)
     from rich.console import Console
 
-    from resbench.harness.store import default_tracking_uri
     from resbench.results.cli import choose_study, folder_name
     from resbench.results.figures.scaling import draw_scaling
     from resbench.results.publish import figure_files, write_files
@@ -21,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     from resbench.results.scaling.study import scaling
     from resbench.results.source import open_source
 
-    source = open_source(arguments.files or arguments.tracking_uri or default_tracking_uri(arguments.output_dir))
+    source = open_source(where_of(arguments))
     runs = load_runs(source)
     chosen = choose_study(runs, arguments.study, source.name)
     folder = Path(arguments.out) if arguments.out else Path(arguments.output_dir) / "scaling" / folder_name(chosen)
@@ -55,19 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--study", metavar="NAME", help="sweep (or experiment) to fit; default: the latest")
-    add(
-        "--tracking-uri", metavar="URI", help="MLflow store; default: MLFLOW_TRACKING_URI, else the one in --output-dir"
-    )
-    add(
-        "--from",
-        dest="files",
-        metavar="FILE",
-        nargs="+",
-        type=Path,
-        default=[],
-        help="read these files of `resbench runs export` (or submissions, .json) instead of a store",
-    )
-    add("--output-dir", metavar="DIR", default="runs", help="where runs were written (default: %(default)s)")
+    add_source_options(add)
     add("--out", metavar="DIR", help="where to write; default: OUTPUT_DIR/scaling/STUDY")
     add(
         "--resamples",
