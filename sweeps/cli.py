@@ -3,15 +3,14 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resbench.harness.processes import importing
+from resbench.sweeps.options import add_compile_ahead, add_gpus, ahead_of, machine_of, offer_of, positive
 
 if TYPE_CHECKING:
-    from resbench.sweeps.ahead import Ahead
-    from resbench.sweeps.machine import Machine, Offer
     from resbench.sweeps.plan import Plan
     from resbench.sweeps.spec import SweepSpec
 
@@ -78,7 +77,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             default=[],
             help="change the file, such as seeds=[0,1] or size=1m; repeatable",
         )
-        add("--workers", metavar="N", type=_positive, help="runs at once (default: the file's `workers`, or 1)")
+        add("--workers", metavar="N", type=positive, help="runs at once (default: the file's `workers`, or 1)")
         add(
             "--output-dir",
             metavar="DIR",
@@ -91,9 +90,9 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             help="MLflow store (default: MLFLOW_TRACKING_URI, or SQLite in the output folder)",
         )
         if name != "slurm":
-            _add_gpus(add)
+            add_gpus(add)
         if name in ("run", "worker"):
-            _add_compile_ahead(add)
+            add_compile_ahead(add)
         if name in ("worker", "slurm"):
             add(
                 "--storage",
@@ -105,20 +104,20 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             add(
                 "--heartbeat",
                 metavar="S",
-                type=_positive,
+                type=positive,
                 help="seconds between signs of life; a worker silent for four times as long is dead (default: that of the workers at it, or 15)",
             )
         if name == "slurm":
-            add("--array", metavar="N", type=_positive, default=4, help="worker jobs (default: %(default)s)")
+            add("--array", metavar="N", type=positive, default=4, help="worker jobs (default: %(default)s)")
             add("--gpus", metavar="N", type=int, default=1, help="GPUs of each job (default: %(default)s)")
-            add("--per-gpu", metavar="K", type=_positive, help="runs that share a GPU (default: 1)")
-            add("--cpus", metavar="N", type=_positive, default=8, help="CPU cores of each job (default: %(default)s)")
+            add("--per-gpu", metavar="K", type=positive, help="runs that share a GPU (default: 1)")
+            add("--cpus", metavar="N", type=positive, default=8, help="CPU cores of each job (default: %(default)s)")
             add("--time", metavar="HH:MM:SS", default="04:00:00", help="time limit of each job (default: %(default)s)")
         if name == "run":
             add(
                 "--time-limit",
                 metavar="S",
-                type=_positive,
+                type=positive,
                 help="start no run that would not end within so many seconds, and stop with exit code 75 if there is more to do",
             )
         if name in ("run", "worker"):
@@ -147,19 +146,19 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     piece.add_argument(
         "--time-limit",
         metavar="S",
-        type=_positive,
+        type=positive,
         default=540,
         help="seconds for the runs; writing takes a few more (default: %(default)s)",
     )
-    piece.add_argument("--workers", metavar="N", type=_positive, help="runs at once (default: what each file says)")
+    piece.add_argument("--workers", metavar="N", type=positive, help="runs at once (default: what each file says)")
     piece.add_argument(
         "--output-dir",
         metavar="DIR",
         default=DEFAULT_OUTPUT,
         help="checkpoints, logs, databases on this machine (default: %(default)s)",
     )
-    _add_gpus(piece.add_argument)
-    _add_compile_ahead(piece.add_argument)
+    add_gpus(piece.add_argument)
+    add_compile_ahead(piece.add_argument)
     for name, summary in (
         ("status", "cells, states, best values, time left, and what died or failed"),
         ("stop", "let the runs under way end, and start no more; `sweep run` goes on later"),
@@ -174,31 +173,6 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         if name == "stop":
             add("--undo", action="store_true", help="with --storage: let workers start again")
     return parser
-
-
-def _add_gpus(add: Callable[..., Any]) -> None:
-    add("--gpus", metavar="LIST", help="GPUs to use, such as 0,1,2,3 in nvidia-smi's order (default: all)")
-    add(
-        "--per-gpu",
-        metavar="K",
-        type=_positive,
-        help="runs that share a GPU; with --gpus or this, --workers defaults to all there is room for",
-    )
-    add(
-        "--no-memory-check",
-        action="store_true",
-        help="start runs that the memory estimate says do not fit on their GPU",
-    )
-
-
-def _add_compile_ahead(add: Callable[..., Any]) -> None:
-    add(
-        "--compile-ahead",
-        metavar="N",
-        type=_processes,
-        help="before the first run, compile each network of the runs still to do, in N processes beside each other on the sweep's GPUs; at most half "
-        "of a time limit goes into that",
-    )
 
 
 def _look_after(arguments: argparse.Namespace) -> int:
@@ -234,47 +208,6 @@ def _name(file: str) -> str:
     except FileNotFoundError:
         return file
     return load_spec(file).name if found.is_file() else file
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number of at least 1")
-    return int(text)
-
-
-def _processes(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}, expected how many processes compile at once, at least 1; leave the option out to have each network compiled by its first run"
-        )
-    return int(text)
-
-
-def ahead_of(arguments: argparse.Namespace) -> "Ahead | None":
-    """What --compile-ahead asks for."""
-    from resbench.sweeps.ahead import Ahead
-
-    return None if arguments.compile_ahead is None else Ahead(arguments.compile_ahead)
-
-
-def offer_of(spec: "SweepSpec", arguments: argparse.Namespace) -> "Offer":
-    """What this machine offers a sweep, as the command line and the file wish. Raises ValueError for what it has not."""
-    from resbench.sweeps.machine import Offer, Wishes
-
-    return Offer(
-        Wishes(arguments.workers, arguments.gpus, arguments.per_gpu, not arguments.no_memory_check), spec.workers
-    )
-
-
-def machine_of(offer: "Offer", plan: "Plan", file: Path) -> "Machine":
-    """Raises ValueError for a plan that does not fit on this machine."""
-    try:
-        machine, told = offer.machine(plan)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
-    for line in told:
-        print(line)
-    return machine
 
 
 def _plan(spec: "SweepSpec", file: Path, output_dir: Path, arguments: argparse.Namespace) -> int:

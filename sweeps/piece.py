@@ -158,7 +158,7 @@ def _copy_database(source: Path, target: Path) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """The command. Raises ValueError or OSError for what the user can put right."""
     from resbench.sweeps import pool
-    from resbench.sweeps.cli import ahead_of, machine_of, offer_of
+    from resbench.sweeps.options import ahead_of, machine_of, offer_of
     from resbench.sweeps.plan import make_plan
     from resbench.sweeps.spec import find_file, load_spec
 
