@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullLocator
 
 from resbench.harness import names
+from resbench.results.cells import GROUP, group_of, group_order
 from resbench.results.figures.drawing import Drawing, rendered, too_little
 from resbench.results.figures.facets import panels
 from resbench.results.figures.gain import SMALLEST_SPAN, gain_text, gain_ticks
@@ -31,19 +32,12 @@ def gain_training_numbers(leaderboard: Leaderboard, curves: pd.DataFrame) -> pd.
     own = curves[curves["metric"].isin(DIRECTIONS) & np.isfinite(curves["value"]) & (curves["value"] > 0)]
     runs = leaderboard.runs[leaderboard.runs["outcome"].isin(["complete", "diverged"])]
     columns = ["task", "size", "setting", "budget_tokens", "scheme", "label", "seed", "direction", "tokens", "gain"]
-    tables = []
-    for group, _ in leaderboard.groups:  # in their order
-        budget = runs["budget_tokens"].isna() if group.tokens is None else runs["budget_tokens"] == group.tokens
-        members = runs[
-            (runs["task"] == group.task) & (runs["size"] == group.size) & (runs["setting"] == group.setting) & budget
-        ]
-        rows = members.merge(
-            own.assign(direction=own["metric"].map(DIRECTIONS)).rename(columns={"value": "gain"}),
-            on="run_id",
-            suffixes=("_of_run", ""),
-        )
-        tables.append(rows[columns])
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+    by_group: list[pd.DataFrame] = [members for _, members in runs.groupby(GROUP, dropna=False, sort=False)]
+    if not by_group:
+        return pd.DataFrame(columns=columns)
+    by_group.sort(key=lambda members: group_order(group_of(members)))
+    gains = own.assign(direction=own["metric"].map(DIRECTIONS)).rename(columns={"value": "gain"})
+    return pd.concat(by_group).merge(gains, on="run_id", suffixes=("_of_run", ""))[columns]
 
 
 def gain_over_training(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Drawing:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from resbench.results.figures.drawing import Drawing, rendered
-from resbench.results.figures.facets import MOST_PANELS, columns_for, left_out
+from resbench.results.figures.facets import MOST_PANELS, columns_for, left_out, panels
 from resbench.results.figures.loss import power_of_ten
 from resbench.results.figures.style import Style, house_style, legend_below, line_looks, panel_title, thin_ticks
 from resbench.results.leaderboard import Leaderboard
@@ -33,7 +33,7 @@ def learning_rate_numbers(leaderboard: Leaderboard) -> pd.DataFrame:
 
 def loss_against_learning_rate(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Drawing:
     """A panel for each size and budget, a line for each label; runs that diverged are crosses at the upper edge."""
-    found = list(numbers.groupby(PANEL, sort=False, dropna=False))
+    found = panels(numbers.assign(setting=""))  # whatever it says, the learning rate is the axis
     drawn = found[:MOST_PANELS]
     present = {label: style for label, style in chosen.items() if label in set(numbers["label"])}
     with house_style():
@@ -41,11 +41,9 @@ def loss_against_learning_rate(numbers: pd.DataFrame, chosen: dict[str, Style]) 
         rows = -(-len(drawn) // columns)
         figure = Figure(figsize=(max(5.2, 3.6 * columns), 0.5 + 3.2 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
-        for axes, ((task, size, tokens), of_panel) in zip(grid.flat, drawn, strict=False):
+        for axes, (about, of_panel) in zip(grid.flat, drawn, strict=False):
             _panel(axes, of_panel, present)
-            budget = f"{int(str(tokens)):,} tokens" if str(tokens).isdigit() else ""
-            about = [task if numbers["task"].nunique() > 1 else "", size, budget]
-            axes.set_title(panel_title(", ".join(str(part) for part in about if part)))
+            axes.set_title(panel_title(about))
         for axes in list(grid.flat)[len(drawn) :]:
             axes.set_axis_off()
         legend_below(figure, present)

@@ -119,7 +119,7 @@ def _by_cost(
             axes.set_xscale("log")
             late = rows[rows["tokens"] >= EARLY * rows.groupby("cell")["tokens"].transform("max")]
             for size, of_size in late.groupby("size", sort=False):
-                budgets = [rows for _, rows in of_size.groupby("budget_tokens", dropna=False)]
+                budgets = [members for _, members in of_size.groupby("budget_tokens", dropna=False)]
                 for of_budget in budgets:
                     _lines(axes, of_budget, cost, "loss", chosen)
                 first = budgets[0].loc[budgets[0].groupby("cell")[cost].idxmin()]
