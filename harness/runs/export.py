@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from resbench.harness.runs.archive import KINDS, DatasetRecord, Metrics, RunRecord, Writer, check_path
-from resbench.harness.runs.restore import IMPORT_TAGS, ORIGIN
+from resbench.harness.runs.restore import CONTENT, IMPORT_TAGS, ORIGIN, SKETCH
 from resbench.harness.runs.select import Found
 
 if TYPE_CHECKING:
@@ -36,8 +36,15 @@ def export_runs(
     """Write runs to ``path``, with their artifacts of at most ``artifact_limit`` bytes each.
 
     The parent of a run is named by its origin, as the run itself is. ``placeless`` leaves out every parameter, tag and key of a configuration
-    whose value is a place on this machine (see `is_place`). Raises OSError if the file cannot be written.
+    whose value is a place on this machine (see `is_place`). Raises OSError if the file cannot be written, and ValueError for a run that is here as
+    a sketch.
     """
+    for item in found:
+        if item.run.data.tags.get(CONTENT, "").startswith(SKETCH):
+            raise ValueError(
+                f"run {item.run.info.run_id} is here without its histories: a piece of a sweep brought it along. Export from where it was made, "
+                "use the piece's STATE/runs-*.zip, or import that file here first, with `resbench runs import`"
+            )
     exported = Exported()
     origins = {item.run.info.run_id: _origin(item) for item in found}
     with Writer(path, version("resbench")) as writer:

@@ -45,21 +45,22 @@ def import_runs(
     result = Imported()
     ids: dict[str, str] = {}
     for record in _parents_first(archive):
-        present = _present(client, record.origin)
         content = archive.content_hash(record.origin)
-        if present is not None and present[1] in (content, "own", *([SKETCH + content] if sketch else [])):
-            ids[record.origin] = present[0]
+        present, found = _present(client, record.origin) or (None, None)
+        is_sketch = found == SKETCH + content
+        if present is not None and (found in (content, "own") or (sketch and is_sketch)):
+            ids[record.origin] = present
             result.known.append(record.origin)
             continue
+        in_part = found is None or is_sketch
         if present is not None:
-            if present[1] not in (None, SKETCH + content) and not replace:
-                ids[record.origin] = present[0]
+            if not in_part and not replace:
+                ids[record.origin] = present
                 result.differing.append(record.origin)
                 continue
-            client.delete_run(present[0])
+            client.delete_run(present)
         ids[record.origin] = _write(client, uri, archive, record, ids, sketch)
-        unknown = present is None or present[1] in (None, SKETCH + content)
-        (result.new if unknown else result.replaced).append(record.origin)
+        (result.new if in_part else result.replaced).append(record.origin)
     return result
 
 
@@ -115,7 +116,8 @@ def _write(
         _log_artifacts(client, run_id, archive, record.origin)
     if record.status not in ("RUNNING", "SCHEDULED"):
         client.set_terminated(run_id, record.status, record.end_time)
-    client.log_batch(run_id, tags=[RunTag(CONTENT, SKETCH * sketch + archive.content_hash(record.origin))])
+    content = archive.content_hash(record.origin)
+    client.log_batch(run_id, tags=[RunTag(CONTENT, SKETCH + content if sketch else content)])
     return run_id
 
 

@@ -119,7 +119,9 @@ def test_what_arrives_is_what_left_and_arrives_once(first: Store, second: Store,
         assert {o: one.content_hash(o) for o in one.records} == {o: other.content_hash(o) for o in other.records}
 
 
-def test_a_sketch_has_last_values_and_gives_way_to_the_whole(first: Store, second: Store, file: Path) -> None:
+def test_a_sketch_has_last_values_and_gives_way_to_the_whole(
+    first: Store, second: Store, file: Path, tmp_path: Path
+) -> None:
     with Archive(file) as archive:
         for _ in range(2):
             import_runs(second.client, second.uri, archive, sketch=True)
@@ -129,6 +131,9 @@ def test_a_sketch_has_last_values_and_gives_way_to_the_whole(first: Store, secon
         assert (times, params, tags) == whole[name][:3]
         assert metrics == {metric: points[-1:] for metric, points in whole[name][3].items()}
         assert (datasets, files) == ([], {})
+    with pytest.raises(ValueError, match="here without its histories"):
+        second.runs("export", str(tmp_path / "sketches.zip"), "--study", "mine")
+    assert not (tmp_path / "sketches.zip").exists()
     assert second.runs("import", str(file)) == 0
     assert second.content() == whole
     with Archive(file) as archive:
