@@ -3,22 +3,36 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resbench.harness import names
 from resbench.harness.callbacks.context import Diverged, Pruned, RunContext
+from resbench.harness.hardware import is_out_of_memory
 from resbench.harness.module import LanguageModel
 from resbench.harness.structure import Structure, observe
 from resbench.harness.structure_figure import draw_profile
 from resbench.tasks.task import Task, model_inputs
 
 OnValidation = Callable[[int, float], None]
+
+
+@contextmanager
+def evaluating(trainer: Trainer, network: nn.Module) -> Iterator[None]:
+    """Without gradients, in evaluation mode and the run's precision."""
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            yield
+    finally:
+        network.train(was_training)
 
 
 class Validation(Callback):
@@ -112,30 +126,25 @@ class Validation(Callback):
         if getattr(type(data), "measures", None) is Task.measures:
             extra = None  # nothing to measure: the logits need not exist all at once
         found: dict[str, Tensor] = {}
-        was_training = module.network.training
-        module.network.eval()
-        try:
-            with torch.no_grad(), trainer.precision_plugin.forward_context():
-                sums = torch.zeros(2, dtype=torch.float64, device=trainer.strategy.root_device)
-                for batch in self._batches:
-                    batch = trainer.strategy.batch_to_device(batch)
-                    targets = batch["targets"].flatten()
-                    scored = (targets != -100).sum()
-                    sums[1] += scored
-                    if extra is None:
-                        sums[0] += torch.where(scored > 0, module.evaluate(batch).double() * scored, 0.0)
-                        continue
-                    logits = module.network(*model_inputs(batch)).float()
-                    flat = logits.flatten(0, -2)
-                    sums[0] += F.cross_entropy(flat, targets, ignore_index=-100, reduction="sum").double()
-                    for name, pair in extra(logits, batch).items():
-                        found[name] = found.get(name, 0) + torch.stack([part.double() for part in pair])
-                total, count = sums.tolist()
-                began = time.perf_counter()
-                structure = self._structure(trainer, module)
-                self._structure_seconds = time.perf_counter() - began
-        finally:
-            module.network.train(was_training)
+        with evaluating(trainer, module.network):
+            sums = torch.zeros(2, dtype=torch.float64, device=trainer.strategy.root_device)
+            for batch in self._batches:
+                batch = trainer.strategy.batch_to_device(batch)
+                targets = batch["targets"].flatten()
+                scored = (targets != -100).sum()
+                sums[1] += scored
+                if extra is None:
+                    sums[0] += torch.where(scored > 0, module.evaluate(batch).double() * scored, 0.0)
+                    continue
+                logits = module.network(*model_inputs(batch)).float()
+                flat = logits.flatten(0, -2)
+                sums[0] += F.cross_entropy(flat, targets, ignore_index=-100, reduction="sum").double()
+                for name, pair in extra(logits, batch).items():
+                    found[name] = found.get(name, 0) + torch.stack([part.double() for part in pair])
+            total, count = sums.tolist()
+            began = time.perf_counter()
+            structure = self._structure(trainer, module)
+            self._structure_seconds = time.perf_counter() - began
         loss = total / count
         bytes_per_token = getattr(data, "bytes_per_token", None)
         bits_per_byte = loss / math.log(2) / bytes_per_token if bytes_per_token else None
@@ -170,19 +179,20 @@ class Validation(Callback):
             self._draw()
 
     def _measure_broken(self, trainer: Trainer, module: LightningModule, tokens: int) -> None:
-        """The structure of a network that diverged since the last validation: how far the gains had come. What is not finite is left out."""
+        """The structure of a network that diverged since the last validation: how far the gains had come. What is not finite is left out.
+
+        As in the post-mortem, a loss above its bound is found some steps later, and the weights are those of that moment.
+        """
         assert isinstance(module, LanguageModel)
         assert module.network is not None
-        was_training = module.network.training
-        module.network.eval()
         try:
-            with torch.no_grad(), trainer.precision_plugin.forward_context():
+            with evaluating(trainer, module.network):
                 structure = self._structure(trainer, module)
-        except RuntimeError as error:  # such as an eigenvalue of what is not finite; the run has still diverged
+        except RuntimeError as error:  # the run has diverged all the same
+            if not isinstance(error, torch.linalg.LinAlgError) and not is_out_of_memory(error):
+                raise
             print(f"Its gains could not be measured: {str(error).splitlines()[0]}")
             return
-        finally:
-            module.network.train(was_training)
         if structure is not None:
             found = {name: value for name, value in structure.metrics().items() if math.isfinite(value)}
             self._context.log(found, tokens)
