@@ -94,6 +94,6 @@ def draw(report: "Report", file: str) -> None:
     axes.set_xticks([i + 0.4 for i in range(len(labels))], labels, fontsize=8)
     axes.set_ylabel("bytes of the floor per time, TB/s")
     axes.set_title(f"One mHC sublayer, forward + backward, bf16, {report.environment['gpu']}")
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(file, dpi=150)
     pyplot.close(figure)

@@ -88,7 +88,7 @@ def gradient_kernel(
     element: gl.constexpr = dx_ptr.dtype.element_ty
     STEP: gl.constexpr = PARTS * BC
     part = gl.program_id(0)
-    base = gl.program_id(1).to(gl.int64) * BT
+    base = (gl.num_programs(1) - 1 - gl.program_id(1)).to(gl.int64) * BT
     M64 = M.to(gl.int64)
     rows = base + gl.arange(0, BT, layout=by_row)
     live = rows < M

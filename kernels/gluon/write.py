@@ -107,7 +107,7 @@ def write_project_kernel(
     ROOM: gl.constexpr = TERMS if TERMS < 3 else 4  # shared memory comes in powers of two
     STEP: gl.constexpr = PARTS * BC
     part = gl.program_id(0)
-    base = gl.program_id(1).to(gl.int64) * BT
+    base = (gl.num_programs(1) - 1 - gl.program_id(1)).to(gl.int64) * BT
     M64 = M.to(gl.int64)
     rows = base + gl.arange(0, BT, layout=by_row)
     live = rows < M

@@ -50,9 +50,7 @@ def backward(
     if plan.writes:
         if fused.takes(x, y, dout, used):
             one_pass = fused.gradient
-        elif (
-            wide_fused.takes(x, y, dout, used) and not plan.streamwise
-        ):  # not yet checked on a GPU with a norm for every stream
+        elif wide_fused.takes(x, y, dout, used):
             one_pass = wide_fused.gradient
     # many streams do not fit on chip together: then the read is kept for the last pass, and those before take one stream at a time
     apart = plan.writes and n > UNROLLED and one_pass is None
