@@ -81,7 +81,9 @@ def _test(claim: Claim, study: str, runs: pd.DataFrame) -> Evidence | None:
     p = compared.p
     if claim.kind == "equal":
         p = compared.equivalence.p if compared.equivalence else None
-    return Evidence(claim, study, groups, compared.difference, p, "undecided", _reach(compared))
+    below = sum(a[number] < b[number] for number in a)
+    text = f"below in {below} of {len(a)}, {_reach(compared)}"
+    return Evidence(claim, study, groups, compared.difference, p, "undecided", text)
 
 
 def pairs(
@@ -140,6 +142,7 @@ def _bounded(claim: Claim, study: str, runs: pd.DataFrame) -> Evidence | None:
 
 
 def _diverges(claim: Claim, study: str, a: pd.DataFrame, b: pd.DataFrame) -> Evidence | None:
+    a, b = _where_both(a, b)
     counts = [[int((side["outcome"] == name).sum()) for name in ("diverged", "complete")] for side in (a, b)]
     if not all(sum(side) for side in counts):
         return None
@@ -149,6 +152,14 @@ def _diverges(claim: Claim, study: str, a: pd.DataFrame, b: pd.DataFrame) -> Evi
     share = [diverged / (diverged + complete) for diverged, complete in counts]
     estimate = Estimate(share[0] - share[1], None, None, None, sum(map(sum, counts)))
     return Evidence(claim, study, groups, estimate, p, "undecided", text)
+
+
+def _where_both(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs of both sides in the groups that have both: deeper or hotter runs of one side alone would count as its weakness."""
+    ended = pd.concat([a.assign(side=0), b.assign(side=1)])
+    ended = ended[ended["outcome"].isin(["diverged", "complete"])]
+    ended = ended[ended.groupby(GROUP, dropna=False)["side"].transform("nunique") == 2]
+    return ended[ended["side"] == 0], ended[ended["side"] == 1]
 
 
 def _corrected(found: Iterable[Evidence]) -> list[Evidence]:

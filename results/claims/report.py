@@ -57,7 +57,7 @@ READING = (
     "(`agrees`, or `disagrees` if it has the other sign). That there is none is shown by two one-sided tests with a margin of "
     f"{MARGIN} nats, corrected likewise; it disagrees if the interval leaves out zero. Anything else is `undecided`: too few or too noisy runs. "
     "Gains are the largest of a run's composite forward and backward gains at any measurement; their factor is the geometric mean over pairs. "
-    "Diverged runs are counted, and compared by Fisher's exact test."
+    "Diverged runs are counted in groups that have runs of both, and compared by Fisher's exact test."
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from resbench.results.figures import accuracy, gain_training, learning_rate, pareto, sinkhorn
+from resbench.results.figures import accuracy, difference_compute, gain_training, learning_rate, pareto, sinkhorn
 from resbench.results.figures.comparison import difference_to_reference
 from resbench.results.figures.cost import throughput_and_memory
 from resbench.results.figures.drawing import Drawing
@@ -19,7 +19,7 @@ NAMES = (
 )  # fmt: skip
 """Names of the figures every study has, drawn or not."""
 
-SOMETIMES = (accuracy.NAME, learning_rate.NAME)
+SOMETIMES = (accuracy.NAME, difference_compute.NAME, learning_rate.NAME)
 """Names of figures that only some studies have."""
 
 
@@ -38,9 +38,11 @@ def draw_study(
     over_training = curve_numbers(leaderboard, curves)
     graded = [] if accuracies is None or accuracies.empty else [accuracy.accuracy_numbers(leaderboard.runs, accuracies)]
     rates = learning_rate.learning_rate_numbers(leaderboard)
+    ladder = difference_compute.difference_compute_numbers(leaderboard)
     return [
         *(accuracy.accuracy_over_difficulty(numbers, chosen) for numbers in graded),
         difference_to_reference(difference_numbers(leaderboard), chosen),
+        *([difference_compute.difference_over_compute(ladder, chosen)] if len(ladder) else []),
         *([learning_rate.loss_against_learning_rate(rates, chosen)] if len(rates) else []),
         loss_against_tokens(over_training, chosen),
         loss_against_compute(over_training, chosen),

@@ -147,6 +147,22 @@ def test_divergence_is_counted(diverged: int, verdict: Verdict) -> None:
     assert found.text == f"{diverged} of 8 runs and 0 of 8"
 
 
+def test_divergence_is_counted_where_both_were_trained() -> None:
+    rows: list[dict[str, Any]] = [{"scheme": scheme, "seed": 0} for scheme in ("hc", "mhc")]
+    deeper = [{"scheme": "hc", "seed": seed, "size": "deeper", "outcome": "diverged"} for seed in range(8)]
+    assert judged(table(rows + deeper), Claim("", "", "", "diverges more", HC, MHC)).text == "0 of 1 runs and 0 of 1"
+
+
+def test_the_pairs_that_agree_are_counted() -> None:
+    """A mean of few pairs may be that of one of them."""
+    rows = [
+        {"scheme": scheme, "seed": seed, "val_loss": 2.0 + (gain if scheme == "mhc" else 0.0)}
+        for seed, gain in enumerate((-0.5, 0.01, 0.01))
+        for scheme in ("mhc", "resnet")
+    ]
+    assert judged(table(rows), BELOW).text.startswith("below in 1 of 3, ")
+
+
 def test_many_claims_are_corrected_together() -> None:
     runs = losses(-0.02, 0.02, seeds=6)
     nothing = pd.DataFrame(columns=["run_id", "metric", "tokens", "value"])

@@ -16,7 +16,7 @@ from simulated import Store
 
 from resbench.harness.store import open_store
 from resbench.results.curves import load_curves, load_profiles
-from resbench.results.figures import gain_training, learning_rate, pareto, sinkhorn, style
+from resbench.results.figures import difference_compute, gain_training, learning_rate, pareto, sinkhorn, style
 from resbench.results.figures.cost import throughput_and_memory
 from resbench.results.figures.gain import gain_ticks
 from resbench.results.figures.loss import power_of_ten
@@ -91,6 +91,31 @@ def test_pairs_and_costs_have_a_row_for_each_run(demo: Leaderboard) -> None:
     assert len(costs) == 25
     by_cell = differences.groupby(["label", "size"])
     assert np.allclose(by_cell["pair_difference"].mean(), by_cell["difference"].first())
+
+
+def test_a_ladder_shows_every_pair_at_the_compute_of_its_group(demo: Leaderboard, demo_runs: pd.DataFrame) -> None:
+    """Two sizes are no ladder; a third with twenty times the tokens makes one."""
+    assert difference_compute.difference_compute_numbers(demo).empty
+    large = demo_runs[demo_runs["size"] == "400k"]
+    large = large.assign(
+        size="1m", budget_tokens=20 * large["budget_tokens"], run_id=large["run_id"] + "+", cell=large["cell"] + "+"
+    )
+    ladder = make_leaderboard(pd.concat([demo_runs, large], ignore_index=True), "demo")
+    numbers = difference_compute.difference_compute_numbers(ladder)
+    assert len(numbers) == 3 * 3 * 3  # sizes, schemes compared, pairs
+    assert numbers.groupby("size")["flops"].nunique().eq(1).all()
+    assert numbers.loc[numbers["size"] == "1m", "flops"].iloc[0] == pytest.approx(
+        20 * numbers.loc[numbers["size"] == "400k", "flops"].iloc[0]
+    )
+    of_cell = {
+        (cell.label, cell.group.size): cell.comparison.difference.mean for cell in ladder.cells if cell.comparison
+    }
+    for key, own in numbers.groupby(["label", "size"]):
+        assert own["difference"].mean() == pytest.approx(of_cell[key])
+    chosen = style.styles((cell.label, cell.scheme) for cell in ladder.cells)
+    drawn = difference_compute.difference_over_compute(numbers, chosen)
+    assert drawn.svg
+    assert drawn.csv().count("\n") == len(numbers) + 1
 
 
 def test_panels_go_from_small_to_large_whatever_was_run_first(demo_runs: pd.DataFrame) -> None:

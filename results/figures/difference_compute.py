@@ -1,0 +1,124 @@
+"""The differences of a ladder in one picture: every pair against the compute of its group, and the mean over all pairs."""
+
+from __future__ import annotations
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from resbench.results.figures.drawing import Drawing, rendered
+from resbench.results.figures.style import FAINT, INK, Style, house_style, legend_below, plain, point_looks, thin_ticks
+from resbench.results.leaderboard import Leaderboard
+from resbench.results.ranking import REFERENCE
+from resbench.results.statistics import mean_interval
+
+NAME = "difference_compute"
+
+SPAN = 10.0
+"""Ratio of the largest to the smallest compute from which groups are a ladder."""
+
+FEWEST_GROUPS = 3
+
+LINEAR = 0.02
+"""Nats up to which the axis of differences is linear; beyond it is logarithmic, for small models that learn late or not."""
+
+TICKS = (-0.5, -0.2, -0.1, -0.05, -0.02, -0.01, 0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+
+DODGE = 1.07
+"""Factor between the places of neighbouring schemes in a group, which else would hide each other."""
+
+
+def difference_compute_numbers(leaderboard: Leaderboard) -> pd.DataFrame:
+    """One row for each pair of a scheme and the reference, with the training FLOPs of the reference. Empty if the groups are no ladder."""
+    rows = []
+    for group, cells in leaderboard.groups:
+        reference = next((cell for cell in cells if cell.is_reference), None)
+        if reference is None or reference.flops_per_token is None or group.tokens is None:
+            continue
+        for cell in cells:
+            if cell.is_reference:
+                continue
+            for seed in sorted(set(cell.losses) & set(reference.losses)):
+                rows.append(
+                    {
+                        "task": group.task,
+                        "size": group.size,
+                        "setting": group.setting,
+                        "budget_tokens": group.tokens,
+                        "flops": reference.flops_per_token * group.tokens,
+                        "scheme": cell.scheme,
+                        "label": cell.label,
+                        "cell": cell.cell,
+                        "seed": seed,
+                        "difference": cell.losses[seed] - reference.losses[seed],
+                    }
+                )
+    numbers = pd.DataFrame(rows)
+    if numbers.empty or numbers[["task", "setting"]].drop_duplicates().shape[0] > 1:
+        return pd.DataFrame()
+    computes = numbers["flops"].unique()
+    is_ladder = len(computes) >= FEWEST_GROUPS and computes.max() >= SPAN * computes.min()
+    return numbers if is_ladder else pd.DataFrame()
+
+
+def difference_over_compute(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Drawing:
+    """Left: pairs against compute. Right: each scheme's mean over all of its pairs with its 95 % t interval."""
+    present = {label: style for label, style in chosen.items() if label in set(numbers["label"])}
+    place = {label: DODGE ** (position - (len(present) - 1) / 2) for position, label in enumerate(present)}
+    placed = numbers.assign(at=numbers["flops"] * numbers["label"].map(place))
+    with house_style():
+        figure = Figure(figsize=(8.6, 4.3), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(3, 1), sharey=True)
+        sns.scatterplot(
+            placed, x="at", y="difference", hue="label", style="label", s=46, linewidth=0, alpha=0.9, legend=False, ax=left, **point_looks(present)
+        )  # fmt: skip
+        left.set_xscale("log")
+        left.set_xlabel(f"training FLOPs of {REFERENCE}")
+        left.set_ylabel(f"validation loss minus {REFERENCE}'s (nats/token)")
+        left.set_yscale("symlog", linthresh=LINEAR, linscale=1.2)
+        for position, (label, style) in enumerate(present.items()):
+            mean = mean_interval(list(numbers.loc[numbers["label"] == label, "difference"]))
+            if mean.low is not None and mean.high is not None:
+                right.vlines(position, mean.low, mean.high, color=style.colour, linewidth=2.4)
+            right.plot([position], [mean.mean], marker=style.marker, color=style.colour, markersize=8)
+        right.set_xticks(range(len(present)), [plain(label) for label in present], rotation=35, ha="right")
+        right.set_xlim(-0.6, len(present) - 0.4)
+        right.set_title("mean of all pairs", fontsize=10)
+        for axes in (left, right):
+            axes.axhline(0, color=chosen[REFERENCE].colour if REFERENCE in chosen else INK, linewidth=1.6, zorder=1)
+            axes.grid(visible=False, axis="x")
+            thin_ticks(axes)
+        _differences_axis(left)
+        _name_sizes(left, numbers)
+        legend_below(figure, present, lines=False)
+        caption = (
+            f"Loss minus {REFERENCE}'s on the same seed, size and tokens; below zero is better. The axis is linear up to {LINEAR:g} nats and "
+            f"logarithmic beyond. Left: every pair, at the training FLOPs of {REFERENCE} (moved aside a little where schemes would hide each "
+            "other); dotted lines are the groups, named by size. Right: the mean over all pairs of all groups, each counting alike, with its 95 % "
+            "t interval."
+        )
+        return rendered(NAME, f"Difference to {REFERENCE} over the ladder", caption, numbers, figure)
+
+
+def _differences_axis(axes: Axes) -> None:
+    low, high = axes.get_ylim()
+    ticks = [tick for tick in TICKS if low <= tick <= high]
+    axes.set_yticks(ticks, [f"{tick:g}".replace("-", "\N{MINUS SIGN}") for tick in ticks])
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(low, high * 2.5)  # room for the sizes
+
+
+def _name_sizes(axes: Axes, numbers: pd.DataFrame) -> None:
+    """A dotted line at every group's compute, and its size above; of two that are too near each other the second stands lower."""
+    groups = numbers[["flops", "size"]].drop_duplicates().sort_values("flops")
+    last = 0.0
+    for flops, size in groups.itertuples(index=False, name=None):
+        axes.axvline(flops, color=FAINT, linewidth=0.9, linestyle=":", zorder=0)
+        near = flops < 1.35 * last
+        axes.annotate(
+            plain(str(size)), (flops, 1.0), xycoords=("data", "axes fraction"), xytext=(0, -12 if near else -1), textcoords="offset points",
+            ha="center", va="top", fontsize=8.5,
+        )  # fmt: skip
+        last = 0.0 if near else flops
