@@ -24,6 +24,16 @@ def panels(numbers: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return found
 
 
+def largest(found: list[tuple[str, pd.DataFrame]], most: int, along: str) -> list[tuple[str, pd.DataFrame]]:
+    """The last so many panels, which have the largest models; not those with one line only, which compare nothing, unless all are such.
+
+    along: the column a line runs along; it takes two values of it.
+    """
+    lines = [int((rows.groupby("label")[along].nunique() > 1).sum()) for _, rows in found]
+    compared = [panel for panel, count in zip(found, lines, strict=True) if count > 1]
+    return (compared or found)[-most:]
+
+
 def columns_for(count: int) -> int:
     """Columns in which so many panels are laid out: at most three, and no last row of one."""
     return 2 if count == 4 else min(count, 3)

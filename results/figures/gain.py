@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from resbench.results.figures.drawing import Drawing, rendered, too_little
-from resbench.results.figures.facets import panels
+from resbench.results.figures.facets import largest, panels
 from resbench.results.figures.style import INK, Style, house_style, legend_below, panel_title, thin_ticks
 
 DIRECTIONS = {"composite_forward": "forward", "composite_backward": "backward"}
@@ -29,7 +29,7 @@ def gain_through_depth(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Drawi
     if numbers["sublayer"].nunique() < 2:
         return too_little(name, title, "The models have a single sublayer: there is no depth to follow.", numbers)
     found = panels(numbers)
-    drawn = found[-MOST_ROWS:]
+    drawn = largest(found, MOST_ROWS, "sublayer")
     with house_style():
         figure = Figure(figsize=(7.2, 0.9 + 2.5 * len(drawn)), layout="constrained")
         grid = figure.subplots(len(drawn), 2, squeeze=False, sharey="row", sharex="row")
@@ -46,8 +46,10 @@ def gain_through_depth(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Drawi
             "validation sequence at the end of training; geometric mean over seeds, bands their range. The line at 1 is the bound that "
             "doubly stochastic mixing keeps."
         )
-        if len(found) > MOST_ROWS:
-            caption += f" The {MOST_ROWS} largest of {len(found)} groups are drawn; the CSV has all."
+        if len(found) > len(drawn):
+            caption += (
+                f" {len(drawn)} of {len(found)} groups are drawn, the largest that compare schemes; the CSV has all."
+            )
         return rendered(name, title, caption, numbers, figure)
 
 

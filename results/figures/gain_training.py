@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullLocat
 from resbench.harness import names
 from resbench.results.cells import GROUP, group_of, group_order
 from resbench.results.figures.drawing import Drawing, rendered, too_little
-from resbench.results.figures.facets import panels
+from resbench.results.figures.facets import largest, panels
 from resbench.results.figures.gain import SMALLEST_SPAN, gain_text, gain_ticks
 from resbench.results.figures.style import INK, Style, house_style, legend_below, line_looks, panel_title, thin_ticks
 from resbench.results.leaderboard import Leaderboard
@@ -50,7 +50,7 @@ def gain_over_training(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Drawi
             NAME, title, "The gain was measured once only; validate more often to see it change.", numbers
         )
     found = panels(numbers)
-    drawn = found[-MOST_ROWS:]
+    drawn = largest(found, MOST_ROWS, "tokens")
     present = {label: style for label, style in chosen.items() if label in set(numbers["label"])}
     with house_style():
         figure = Figure(figsize=(7.2, 0.9 + 2.5 * len(drawn)), layout="constrained")
@@ -82,6 +82,8 @@ def gain_over_training(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Drawi
             "training goes on, of runs that diverged until they did; geometric mean over seeds, bands their range. Doubly stochastic mixing "
             "stays at 1."
         )
-        if len(found) > MOST_ROWS:
-            caption += f" The {MOST_ROWS} largest of {len(found)} groups are drawn; the CSV has all."
+        if len(found) > len(drawn):
+            caption += (
+                f" {len(drawn)} of {len(found)} groups are drawn, the largest that compare schemes; the CSV has all."
+            )
         return rendered(NAME, title, caption, numbers, figure)

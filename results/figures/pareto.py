@@ -134,6 +134,9 @@ def _panel(axes: Axes, rows: pd.DataFrame, cost: str, chosen: dict[str, Style]) 
         axes.annotate(plain(str(size)), (float(best[cost]), float(best["val_loss"])), xytext=(0, -8), textcoords="offset points",
                       ha="center", va="top", fontweight="bold")  # fmt: skip
     axes.margins(x=0.14)
+    if rows[cost].nunique() == 1:  # no range to scale to
+        axes.set_autoscalex_on(False)
+        axes.set_xlim(float(rows[cost].iloc[0]) / 2, float(rows[cost].iloc[0]) * 2)
     left, right = axes.get_xlim()
     if right < 4 * left:
         axes.xaxis.set_major_locator(MaxNLocator(3))

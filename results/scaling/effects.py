@@ -73,13 +73,14 @@ def effects(runs: pd.DataFrame) -> list[Effect]:
             if len(cells) < 2 or cells.max() > 1:
                 continue  # one value, or variants of the scheme that the factor does not tell apart
             values: dict[str, Any] = dict(zip([*GROUP, "scheme", other], keys, strict=True))
+            varies = runs.loc[runs["scheme"] == values["scheme"], other].nunique() > 1
             where = ", ".join(
                 [
                     str(values["size"]),
                     *([str(values["setting"])] if values["setting"] else []),
                     f"{int(values['budget_tokens']):,} tokens",
                 ]
-                + ([] if pd.isna(values[other]) else [f"{other} {int(values[other])}"])
+                + ([f"{other} {int(values[other])}"] if varies and pd.notna(values[other]) else [])
             )
             found.append(_effect(members, factor, str(values["scheme"]), where))
     return found

@@ -16,7 +16,7 @@ from simulated import Store
 
 from resbench.harness.store import open_store
 from resbench.results.curves import load_curves, load_profiles
-from resbench.results.figures import difference_compute, gain_training, learning_rate, pareto, sinkhorn, style
+from resbench.results.figures import difference_compute, facets, gain_training, learning_rate, pareto, sinkhorn, style
 from resbench.results.figures.cost import throughput_and_memory
 from resbench.results.figures.gain import gain_ticks
 from resbench.results.figures.loss import power_of_ten
@@ -133,6 +133,20 @@ def test_gain_numbers_follow_the_product_through_depth(demo: Leaderboard, profil
     assert last["composite_forward"] == pytest.approx(1.09**12, rel=0.1)
     assert last["composite_forward_low"] <= last["composite_forward"] <= last["composite_forward_high"]
     assert (numbers.loc[numbers["label"] == "resnet", "composite_forward"] == 1).all()
+
+
+def test_of_many_groups_those_are_drawn_that_compare_lines() -> None:
+    def panel(*lines: tuple[str, int]) -> pd.DataFrame:
+        return pd.DataFrame([{"label": label, "tokens": at} for label, points in lines for at in range(points)])
+
+    found = [
+        ("a", panel(("hc", 3), ("mhc", 3))),
+        ("b", panel(("hc", 3), ("mhc", 2))),
+        ("c", panel(("hc", 3), ("mhc", 1))),
+    ]
+    assert [title for title, _ in facets.largest(found, 1, "tokens")] == ["b"], "a single point is no line"
+    assert [title for title, _ in facets.largest(found, 3, "tokens")] == ["a", "b"]
+    assert [title for title, _ in facets.largest(found[2:], 3, "tokens")] == ["c"], "rather one line than no figure"
 
 
 def test_too_little_to_draw_is_said_in_words(
