@@ -9,28 +9,17 @@ from typing import Any
 import pandas as pd
 
 from resbench.results.cells import Cell
-from resbench.results.columns import NOTHING, printable, quantity, signed
+from resbench.results.columns import NOTHING, printable, quantity
 from resbench.results.figures.drawing import Drawing
 from resbench.results.figures.style import scheme_colour, styles
 from resbench.results.leaderboard import Leaderboard
-from resbench.results.ranking import REFERENCE, verdict
+from resbench.results.ranking import REFERENCE
 from resbench.results.site.environment import Navigation, SchemeLink, inline_svg, render
 from resbench.results.site.equations import Prose, read_docstring
 from resbench.results.site.reproduce import Recipe
 from resbench.results.site.rows import table_columns, table_row, view_of
 from resbench.results.site.source_text import SchemeText
-
-WORDS = {"better": "better", "worse": "worse", "equivalent": "equal", "undecided": "undecided", None: "no test"}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the comparison at one place says: a word, and the numbers in a sentence."""
-
-    where: str
-    kind: str
-    word: str
-    sentence: str
+from resbench.results.site.verdicts import over_groups, verdict_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +54,7 @@ def scheme_page(
         scheme={"name": link.name, "colour": scheme_colour(name)},
         text=text,
         prose=read_definition(text),
-        verdicts=[verdict_of(cell, leaderboard.margin) for cell in cells],
+        verdicts=[*over_groups(cells, leaderboard.cells), *(verdict_of(cell, leaderboard.margin) for cell in cells)],
         columns=columns,
         rows=[table_row(cell, columns, colours[cell.label].colour) for cell in cells],
         view_of=view_of,
@@ -84,40 +73,6 @@ def read_definition(text: SchemeText | None) -> Prose:
     module, own = read_docstring(text.module_doc), read_docstring(text.class_doc)
     parts = module.parts + [part for part in own.parts if part not in module.parts]
     return Prose([part for part in parts if part], module.parameters | own.parameters)
-
-
-def verdict_of(cell: Cell, margin: float) -> Verdict:
-    """The comparison of one row with the reference, in a sentence with its interval and what it could have found."""
-    group = cell.group
-    parts = [
-        cell.label if cell.label != cell.scheme else "",
-        group.size,
-        group.setting,
-        f"{quantity(group.tokens)} tokens",
-    ]
-    where = printable(", ".join(part for part in parts if part))
-    found = verdict(cell)
-    if cell.is_reference:
-        return Verdict(where, "reference", "reference", f"Loss {_loss(cell)}. The others are compared with it.")
-    comparison = cell.comparison
-    mean = None if comparison is None else comparison.difference.mean
-    if comparison is None or mean is None:
-        reason = (
-            f"no {REFERENCE} in its comparison group" if comparison is None else f"no seed in common with {REFERENCE}"
-        )
-        return Verdict(where, "none", WORDS[None], f"Loss {_loss(cell)}; {reason}.")
-    difference = comparison.difference
-    if difference.low is None or difference.high is None or cell.holm_p is None:
-        return Verdict(where, "none", WORDS[None], f"{signed(mean)} nats/token on one pair: no interval, no test.")
-    sentence = (
-        f"{signed(mean)} nats/token to {REFERENCE}, 95 % interval {signed(difference.low)} to {signed(difference.high)}, "
-        f"{difference.n} pairs, p {'< 0.001' if cell.holm_p < 0.001 else f'= {cell.holm_p:.3f}'} after Holm's correction."
-    )
-    if comparison.detectable is not None:
-        sentence += f" So many pairs with this spread reveal a difference of {comparison.detectable:.4f} four times out of five."
-    if comparison.equivalence is not None and found in ("equivalent", "undecided"):
-        sentence += f" Shown to be equal within ±{comparison.equivalence.within:.4f}; ±{margin:g} would count as equal."
-    return Verdict(where, str(found), WORDS[found], sentence)
 
 
 def costs_of(cells: Sequence[Cell], everything: Sequence[Cell]) -> Table:
@@ -190,12 +145,3 @@ def _shown(name: str, value: Any) -> str:
         return f"{value:.3g}"
     text = printable(str(value))
     return text[:10] if name in HASHES else text
-
-
-def _loss(cell: Cell) -> str:
-    estimate = cell.val_loss
-    if estimate.mean is None:
-        return "unknown (no run completed)"
-    return f"{estimate.mean:.4f}" + (
-        f" ± {estimate.half_width:.4f}" if estimate.half_width is not None else " (one seed)"
-    )

@@ -10,6 +10,7 @@ from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import simulated
 import simulated_laws
@@ -18,7 +19,7 @@ import yaml
 from resbench.architectures import registry
 from resbench.harness.store import open_store
 from resbench.results import publish
-from resbench.results.columns import COLUMNS
+from resbench.results.columns import COLUMNS, signed
 from resbench.results.leaderboard import Leaderboard, make_leaderboard
 from resbench.results.runs import load_runs
 from resbench.results.scaling.study import scaling
@@ -30,6 +31,7 @@ from resbench.results.site.rows import VIEW_OF, table_columns, table_row, why_em
 from resbench.results.site.scaling import laws_of, scaling_page
 from resbench.results.site.scheme import read_definition
 from resbench.results.site.source_text import scheme_text
+from resbench.results.site.verdicts import over_groups
 
 Files = dict[str, str | bytes]
 
@@ -200,6 +202,27 @@ def test_every_run_of_a_scheme_is_on_its_page_whatever_became_of_it(demo_files: 
     assert "diverged" in set(own["outcome"])
     for run_id in own["run_id"]:
         assert str(run_id)[:10] in page
+
+
+def test_the_mean_over_groups_counts_every_pair_alike(demo: Leaderboard, demo_runs: pd.DataFrame) -> None:
+    hc = [cell for cell in demo.cells if cell.label == "hc"]
+    assert over_groups(hc, demo.cells) == [], "two groups speak for themselves"
+    more = demo_runs[demo_runs["size"] == "400k"]
+    more = more.assign(size="1m", run_id=more["run_id"] + "+", cell=more["cell"] + "+", val_loss=more["val_loss"] + 1.0)
+    ladder = make_leaderboard(pd.concat([demo_runs, more], ignore_index=True), "demo")
+    (found,) = over_groups([cell for cell in ladder.cells if cell.label == "hc"], ladder.cells)
+    pairs = [
+        cell.losses[seed] - reference.losses[seed]
+        for cell in ladder.cells
+        for reference in ladder.cells
+        if cell.label == "hc" and reference.is_reference and reference.group == cell.group
+        for seed in cell.losses
+    ]
+    assert len(pairs) == 9
+    assert found.where == "all 3 groups"
+    assert found.word == f"below in {sum(pair < 0 for pair in pairs)} of 9 pairs"
+    assert signed(sum(pairs) / 9) in found.sentence
+    assert over_groups([cell for cell in ladder.cells if cell.is_reference], ladder.cells) == []
 
 
 def test_the_json_form_names_the_track(demo_files: Files) -> None:
