@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from resbench.harness.cli import main
 from resbench.results.publish import SUMS
 from resbench.results.runs import load_runs
 from resbench.results.source import open_source
 
-DEMO = Path(__file__).parents[2] / "results" / "published" / "demo"
+PUBLISHED = Path(__file__).parents[2] / "results" / "published"
+DEMO = PUBLISHED / "demo"
+STUDY = PUBLISHED / "h200-2026"
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +102,25 @@ def test_the_published_files_are_small_and_name_no_place() -> None:
         value for run in open_source(DEMO / "runs.zip").runs() for value in (*run.params.values(), *run.tags.values())
     ]
     assert not [value for value in values if value.startswith(("/", "sqlite:"))]
+
+
+def test_the_study_s_claims_are_those_of_its_runs(tmp_path: Path) -> None:
+    sweeps = ("h200-streams", "h200-sinkhorn", "h200-depth", "h200-ladder")
+    chosen = [word for sweep in sweeps for word in ("--study", sweep)]
+    files = sorted(map(str, (STUDY / "state").glob("runs-*.zip")))
+    assert main(["claims", "--from", *files, *chosen, "--out", str(tmp_path)]) == 0
+    for name in ("claims.md", "claims.json"):
+        assert (tmp_path / name).read_bytes() == (STUDY / "claims" / name).read_bytes(), name
+
+
+def test_the_study_s_pages_count_its_runs() -> None:
+    """Each planned run is there once, and as many as the pages say."""
+    runs = load_runs(sorted((STUDY / "state").glob("runs-*.zip")))
+    assert not runs.duplicated(["study", "trial_key"]).any()
+    planned = sum(
+        int(n)
+        for n in re.findall(r"^\| \[\w+\.yaml\].*\| (\d+) \| \S+ \| \d+ \|$", (STUDY / "README.md").read_text(), re.M)
+    )
+    said = f"{len(runs)} of {planned} planned"
+    assert said in " ".join((STUDY / "README.md").read_text().split())
+    assert said in " ".join((PUBLISHED.parents[1] / "README.md").read_text().split())
