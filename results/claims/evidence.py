@@ -1,13 +1,14 @@
 """What a study's runs say to each claim: paired by comparison group and seed, with an interval and a verdict.
 
-Pairs of all groups of a study (sizes, budgets, settings) count alike: the difference is the mean over the study's grid. A difference is found at the
-5 % level after Holm's correction over all claims and studies tested together, and its absence by two one-sided tests, corrected likewise.
+Groups of a study (sizes, budgets, settings) count alike: the difference is the mean over the study's grid, and its interval that over groups, where
+there are three or more, else over pairs. A difference is found at the 5 % level after Holm's correction over all claims and studies tested together,
+and its absence by two one-sided tests, corrected likewise.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,7 +21,7 @@ from resbench.results.cells import GROUP, UNSEEDED, labelled
 from resbench.results.claims.catalogue import CLAIMS, Claim, Variant
 from resbench.results.ranking import SIGNIFICANCE
 from resbench.results.runs import ranked_runs
-from resbench.results.statistics import Comparison, Estimate, holm, paired_difference
+from resbench.results.statistics import Comparison, Estimate, group_means, holm, paired_difference
 
 Verdict = Literal["agrees", "disagrees", "undecided", "not tested"]
 
@@ -31,12 +32,14 @@ GAINS = (names.GAIN_FORWARD, names.GAIN_BACKWARD)
 class Evidence:
     """One claim in one study.
 
-    estimate: with a 95 % t interval over pairs, in nats for losses, a factor for gains (of logs, so its interval is not symmetric). p: of no
-    difference (of too large a difference, where the claim is that there is none), Holm-corrected. text: the numbers in words.
+    pairs: 0 where runs are counted. estimate: with a 95 % t interval over groups or pairs, in nats for losses, a factor for gains (of logs, so its
+    interval is not symmetric). p: of no difference (of too large a difference, where the claim is that there is none), Holm-corrected. text: the
+    numbers in words.
     """
 
     claim: Claim
     study: str
+    pairs: int
     groups: int
     estimate: Estimate | None
     p: float | None
@@ -59,7 +62,7 @@ def evidence(runs: pd.DataFrame, gains: pd.DataFrame, claims: Sequence[Claim] = 
             for study, own in table.groupby("study", sort=True)
             if (one := _test(claim, str(study), own)) is not None
         ]
-        found += of_claim or [Evidence(claim, "", 0, None, None, "not tested", "no study has both sides")]
+        found += of_claim or [Evidence(claim, "", 0, 0, None, None, "not tested", "no study has both sides")]
     return _corrected(found)
 
 
@@ -70,37 +73,41 @@ def _test(claim: Claim, study: str, runs: pd.DataFrame) -> Evidence | None:
     if claim.kind == "diverges more":
         return _diverges(claim, study, claim.a.of(runs), claim.b.of(runs))
     column = "peak_gain" if claim.kind == "gain above" else "val_loss"
-    a, b, groups = pairs(runs, claim.a, claim.b, column)
-    if not a:
+    groups = pairs(runs, claim.a, claim.b, column)
+    count = sum(map(len, groups))
+    if not count:
         return None
     if claim.kind == "gain above":
-        compared = paired_difference(_logs(a), _logs(b))
-        text = f"peaks up to {max(a.values()):.3g} and {max(b.values()):.3g}"
-        return Evidence(claim, study, groups, _factor(compared.difference), compared.p, "undecided", text)
-    compared = paired_difference(a, b)
+        compared = _compared([[(_log(a), _log(b)) for a, b in group] for group in groups])
+        peaks = [max(pair[side] for group in groups for pair in group) for side in (0, 1)]
+        text = f"peaks up to {peaks[0]:.3g} and {peaks[1]:.3g}"
+        return Evidence(claim, study, count, len(groups), _factor(compared.difference), compared.p, "undecided", text)
+    compared = _compared(groups)
     p = compared.p
     if claim.kind == "equal":
         p = compared.equivalence.p if compared.equivalence else None
-    below = sum(a[number] < b[number] for number in a)
-    text = f"below in {below} of {len(a)}, {_reach(compared)}"
-    return Evidence(claim, study, groups, compared.difference, p, "undecided", text)
+    below = sum(a < b for group in groups for a, b in group)
+    text = f"below in {below} of {count}, {_reach(compared)}"
+    return Evidence(claim, study, count, len(groups), compared.difference, p, "undecided", text)
 
 
-def pairs(
-    runs: pd.DataFrame, a: Variant, b: Variant, column: str
-) -> tuple[Mapping[int, float], Mapping[int, float], int]:
-    """Values of both variants by the number of the pair, and from how many groups. A group with several cells of a variant has no pair."""
-    ours: dict[int, float] = {}
-    theirs: dict[int, float] = {}
-    groups = 0
+Pair = tuple[float, float]
+
+
+def pairs(runs: pd.DataFrame, a: Variant, b: Variant, column: str) -> list[list[Pair]]:
+    """Values of both variants, group by group, seed by seed. A group with several cells of a variant has no pair, and is left out."""
+    found = []
     for _, members in runs.groupby(GROUP, dropna=False, sort=False):
         sides = [_by_seed(variant.of(members), column) for variant in (a, b)]
         common = sorted(set(sides[0]) & set(sides[1]))
-        groups += bool(common)
-        for seed in common:
-            number = len(ours)
-            ours[number], theirs[number] = sides[0][seed], sides[1][seed]
-    return ours, theirs, groups
+        if common:
+            found.append([(sides[0][seed], sides[1][seed]) for seed in common])
+    return found
+
+
+def _compared(groups: Sequence[Sequence[Pair]]) -> Comparison:
+    sides = [group_means([[pair[side] for pair in group] for group in groups]) for side in (0, 1)]
+    return paired_difference(dict(enumerate(sides[0])), dict(enumerate(sides[1])))
 
 
 def _by_seed(runs: pd.DataFrame, column: str) -> dict[int, float]:
@@ -119,8 +126,8 @@ def _reach(compared: Comparison) -> str:
     return f"would have found {compared.detectable:.3f}"
 
 
-def _logs(values: Mapping[int, float]) -> dict[int, float]:
-    return {number: math.log(max(value, 1e-30)) for number, value in values.items()}
+def _log(value: float) -> float:
+    return math.log(max(value, 1e-30))
 
 
 def _factor(logs: Estimate) -> Estimate:
@@ -138,7 +145,7 @@ def _bounded(claim: Claim, study: str, runs: pd.DataFrame) -> Evidence | None:
     groups = int(runs.loc[peaks.index].groupby(GROUP, dropna=False).ngroups)
     inside = float(peaks.max()) <= claim.bound
     text = f"at most {peaks.max():.3g} in {len(peaks)} runs"
-    return Evidence(claim, study, groups, None, None, "agrees" if inside else "disagrees", text)
+    return Evidence(claim, study, 0, groups, None, None, "agrees" if inside else "disagrees", text)
 
 
 def _diverges(claim: Claim, study: str, a: pd.DataFrame, b: pd.DataFrame) -> Evidence | None:
@@ -151,7 +158,7 @@ def _diverges(claim: Claim, study: str, a: pd.DataFrame, b: pd.DataFrame) -> Evi
     groups = int(pd.concat([a, b]).groupby(GROUP, dropna=False).ngroups)
     share = [diverged / (diverged + complete) for diverged, complete in counts]
     estimate = Estimate(share[0] - share[1], None, None, None, sum(map(sum, counts)))
-    return Evidence(claim, study, groups, estimate, p, "undecided", text)
+    return Evidence(claim, study, 0, groups, estimate, p, "undecided", text)
 
 
 def _where_both(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

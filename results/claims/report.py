@@ -15,7 +15,7 @@ from resbench.results.columns import printable
 from resbench.results.markdown import escape
 from resbench.results.statistics import MARGIN, Estimate
 
-SCHEMA = "resbench.claims/1"
+SCHEMA = "resbench.claims/2"
 
 HEADINGS = ("claim", "source", "theirs", "study", "ours", "pairs (groups)", "p (Holm)", "verdict")
 
@@ -23,7 +23,7 @@ HEADINGS = ("claim", "source", "theirs", "study", "ours", "pairs (groups)", "p (
 def cells(row: Evidence) -> tuple[str, ...]:
     """One row of the table, as text."""
     ours = ", ".join(part for part in (_number(row), row.text) if part)
-    pairs = f"{row.estimate.n} ({row.groups})" if row.estimate is not None else str(row.groups or "")
+    pairs = f"{row.pairs} ({row.groups})" if row.pairs else str(row.groups or "")
     p = "" if row.p is None else f"{row.p:.3f}" if row.p >= 0.001 else "< 0.001"
     return (row.claim.statement, row.claim.source, row.claim.theirs, row.study, ours, pairs, p, row.verdict)
 
@@ -52,11 +52,11 @@ def to_markdown(rows: Sequence[Evidence], sources: str) -> str:
 
 
 READING = (
-    "Losses in nats per token, differences paired by comparison group and seed, with 95 % t intervals over the pairs of a study; a group is a "
-    "size, budget and setting, and all pairs count alike. A difference is found at the 5 % level after Holm's correction over the whole table "
-    "(`agrees`, or `disagrees` if it has the other sign). That there is none is shown by two one-sided tests with a margin of "
-    f"{MARGIN} nats, corrected likewise; it disagrees if the interval leaves out zero. Anything else is `undecided`: too few or too noisy runs. "
-    "Gains are the largest of a run's composite forward and backward gains at any measurement; their factor is the geometric mean over pairs. "
+    "Losses in nats per token, differences paired by comparison group and seed; a group is a size, budget and setting. Three groups or more count "
+    "alike, with 95 % t intervals over their means; of fewer, every pair does, with intervals over pairs. A difference is found at the 5 % level "
+    "after Holm's correction over the whole table (`agrees`, or `disagrees` if it has the other sign). That there is none is shown by two one-sided "
+    f"tests with a margin of {MARGIN} nats, corrected likewise; it disagrees if the interval leaves out zero. Anything else is `undecided`: too few "
+    "or too noisy runs. Gains are the largest of a run's composite forward and backward gains at any measurement; their factor is a geometric mean. "
     "Diverged runs are counted in groups that have runs of both, and compared by Fisher's exact test."
 )
 
@@ -74,6 +74,7 @@ def to_json(rows: Sequence[Evidence], sources: str) -> str:
                 "theirs": row.claim.theirs,
                 "study": row.study,
                 "estimate": None if found is None else vars(found),
+                "pairs": row.pairs,
                 "groups": row.groups,
                 "p_holm": row.p,
                 "verdict": row.verdict,
@@ -93,7 +94,7 @@ def print_claims(rows: Sequence[Evidence], console: Console) -> None:
             _, _, _, study, ours, _, p, verdict = cells(row)
             details = [
                 ours,
-                f"{row.estimate.n} pairs in {row.groups} groups" if row.estimate else "",
+                f"{row.pairs} pairs in {row.groups} groups" if row.pairs else "",
                 f"p {p}" if p else "",
             ]
             line = f"  {study:<{width}}  {verdict:<10}  {'; '.join(part for part in details if part)}"

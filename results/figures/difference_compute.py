@@ -1,4 +1,4 @@
-"""The differences of a ladder in one picture: every pair against the compute of its group, and the mean over all pairs."""
+"""The differences of a ladder in one picture: every pair against the compute of its group, and the mean over all groups."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from resbench.results.figures.drawing import Drawing, rendered
 from resbench.results.figures.style import FAINT, INK, Style, house_style, legend_below, plain, point_looks, thin_ticks
 from resbench.results.leaderboard import Leaderboard
 from resbench.results.ranking import REFERENCE
-from resbench.results.statistics import mean_interval
+from resbench.results.statistics import FEWEST_GROUPS, group_means, mean_interval
 
 NAME = "difference_compute"
 
 SPAN = 10.0
 """Ratio of the largest to the smallest compute from which groups are a ladder."""
-
-FEWEST_GROUPS = 3
 
 LINEAR = 0.02
 """Nats up to which the axis of differences is linear; beyond it is logarithmic, for small models that learn late or not."""
@@ -64,7 +62,7 @@ def difference_compute_numbers(leaderboard: Leaderboard) -> pd.DataFrame:
 
 
 def difference_over_compute(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Drawing:
-    """Left: pairs against compute. Right: each scheme's mean over all of its pairs with its 95 % t interval."""
+    """Left: pairs against compute. Right: each scheme's mean over all groups with its 95 % t interval."""
     present = {label: style for label, style in chosen.items() if label in set(numbers["label"])}
     place = {label: DODGE ** (position - (len(present) - 1) / 2) for position, label in enumerate(present)}
     placed = numbers.assign(at=numbers["flops"] * numbers["label"].map(place))
@@ -79,13 +77,13 @@ def difference_over_compute(numbers: pd.DataFrame, chosen: dict[str, Style]) -> 
         left.set_ylabel(f"validation loss minus {REFERENCE}'s (nats/token)")
         left.set_yscale("symlog", linthresh=LINEAR, linscale=1.2)
         for position, (label, style) in enumerate(present.items()):
-            mean = mean_interval(list(numbers.loc[numbers["label"] == label, "difference"]))
+            mean = mean_interval(group_means(_by_group(numbers[numbers["label"] == label])))
             if mean.low is not None and mean.high is not None:
                 right.vlines(position, mean.low, mean.high, color=style.colour, linewidth=2.4)
             right.plot([position], [mean.mean], marker=style.marker, color=style.colour, markersize=8)
         right.set_xticks(range(len(present)), [plain(label) for label in present], rotation=35, ha="right")
         right.set_xlim(-0.6, len(present) - 0.4)
-        right.set_title("mean of all pairs", fontsize=10)
+        right.set_title("mean of all groups", fontsize=10)
         for axes in (left, right):
             axes.axhline(0, color=chosen[REFERENCE].colour if REFERENCE in chosen else INK, linewidth=1.6, zorder=1)
             axes.grid(visible=False, axis="x")
@@ -96,10 +94,14 @@ def difference_over_compute(numbers: pd.DataFrame, chosen: dict[str, Style]) -> 
         caption = (
             f"Loss minus {REFERENCE}'s on the same seed, size and tokens; below zero is better. The axis is linear up to {LINEAR:g} nats and "
             f"logarithmic beyond. Left: every pair, at the training FLOPs of {REFERENCE} (moved aside a little where schemes would hide each "
-            "other); dotted lines are the groups, named by size. Right: the mean over all pairs of all groups, each counting alike, with its 95 % "
-            "t interval."
+            "other); dotted lines are the groups, named by size. Right: the mean over groups, each counting alike, with its 95 % t interval over "
+            "groups."
         )
         return rendered(NAME, f"Difference to {REFERENCE} over the ladder", caption, numbers, figure)
+
+
+def _by_group(numbers: pd.DataFrame) -> list[list[float]]:
+    return [rows["difference"].to_list() for _, rows in numbers.groupby(["size", "budget_tokens"], sort=False)]
 
 
 def _differences_axis(axes: Axes) -> None:

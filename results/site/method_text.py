@@ -51,6 +51,9 @@ A scheme is compared with resnet seed by seed, so that what a seed does to both 
 
     d_i = L_i(scheme) - L_i(resnet)                         i over common seeds
     t = mean(d) / (s_d / √n)                           n - 1 degrees of freedom
+
+Over three comparison groups or more, the mean of a scheme's differences is that of its groups' means, which count alike, with an interval over
+groups: seeds of one size and budget share what makes the difference larger there, and are no independent sample of sizes.
 """,
         "Student 1908; for training runs, Bouthillier et al. 2021 (arXiv 2103.03098).",
     ),

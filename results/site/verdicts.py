@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from resbench.results.cells import Cell
 from resbench.results.columns import printable, quantity, signed
 from resbench.results.ranking import REFERENCE, verdict
-from resbench.results.statistics import mean_interval
-
-FEWEST_GROUPS = 3
-"""Groups that a mean over groups needs: of two, each speaks for itself."""
+from resbench.results.statistics import FEWEST_GROUPS, group_means, mean_interval
 
 WORDS = {"better": "better", "worse": "worse", "equivalent": "equal", "undecided": "undecided", None: "no test"}
 
@@ -27,7 +24,7 @@ class Verdict:
 
 
 def over_groups(cells: Sequence[Cell], everything: Sequence[Cell]) -> list[Verdict]:
-    """For each label of a scheme that was compared in several groups: the mean of its differences over the pairs of all of them."""
+    """For each label of a scheme that was compared in several groups: the mean of its differences, groups counting alike."""
     references = {cell.group: cell for cell in everything if cell.is_reference}
     found = []
     for label in dict.fromkeys(cell.label for cell in cells if not cell.is_reference):
@@ -42,7 +39,7 @@ def over_groups(cells: Sequence[Cell], everything: Sequence[Cell]) -> list[Verdi
         groups = sum(map(bool, by_group))
         if groups < FEWEST_GROUPS:
             continue
-        mean = mean_interval(differences)
+        mean = mean_interval(group_means(by_group))
         assert mean.mean is not None
         assert mean.low is not None
         assert mean.high is not None
@@ -53,8 +50,8 @@ def over_groups(cells: Sequence[Cell], everything: Sequence[Cell]) -> list[Verdi
                 printable(f"{name}all {groups} groups"),
                 "none",
                 f"below in {below} of {len(differences)} pairs",
-                f"On average {signed(mean.mean)} nats/token to {REFERENCE}, 95 % interval {signed(mean.low)} to {signed(mean.high)}; every "
-                "pair counts alike, whatever its group.",
+                f"On average {signed(mean.mean)} nats/token to {REFERENCE}, 95 % interval {signed(mean.low)} to {signed(mean.high)} over groups, "
+                "which count alike.",
             )
         )
     return found

@@ -108,6 +108,21 @@ def test_pairs_stay_within_a_group_and_a_seed() -> None:
     assert found.estimate.mean == pytest.approx(-0.1)
 
 
+def test_several_groups_count_alike_whatever_their_seeds() -> None:
+    """Differences of -0.1 with one seed, -0.2 with one and -0.6 with four: a mean of -0.3 over groups, not of -0.45 over pairs."""
+    rows = [
+        {"scheme": scheme, "seed": seed, "size": size, "val_loss": 2.0 + (gain if scheme == "mhc" else 0.0)}
+        for size, gain, seeds in (("400k", -0.1, 1), ("1m", -0.2, 1), ("3m", -0.6, 4))
+        for seed in range(seeds)
+        for scheme in ("mhc", "resnet")
+    ]
+    found = judged(table(rows), BELOW)
+    assert (found.pairs, found.groups) == (6, 3)
+    assert found.estimate is not None
+    assert found.estimate.n == 3
+    assert found.estimate.mean == pytest.approx(-0.3)
+
+
 def test_variants_that_cannot_be_told_apart_make_no_pair() -> None:
     both = [{"scheme": "mhc", "label": label, "seed": 0, "val_loss": 1.0} for label in ("mhc", "mhc tuned")]
     assert judged(table([{"scheme": "resnet", "seed": 0}, *both]), BELOW).verdict == "not tested"

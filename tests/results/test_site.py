@@ -204,7 +204,7 @@ def test_every_run_of_a_scheme_is_on_its_page_whatever_became_of_it(demo_files: 
         assert str(run_id)[:10] in page
 
 
-def test_the_mean_over_groups_counts_every_pair_alike(demo: Leaderboard, demo_runs: pd.DataFrame) -> None:
+def test_the_mean_over_groups_counts_groups_alike(demo: Leaderboard, demo_runs: pd.DataFrame) -> None:
     hc = [cell for cell in demo.cells if cell.label == "hc"]
     assert over_groups(hc, demo.cells) == [], "two groups speak for themselves"
     more = demo_runs[demo_runs["size"] == "400k"]
