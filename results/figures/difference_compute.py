@@ -109,7 +109,7 @@ def _differences_axis(axes: Axes) -> None:
     ticks = [tick for tick in TICKS if low <= tick <= high]
     axes.set_yticks(ticks, [f"{tick:g}".replace("-", "\N{MINUS SIGN}") for tick in ticks])
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_ylim(low, high * 2.5)  # room for the sizes
+    axes.set_ylim(low, 2.5 * max(high, LINEAR / 2))  # room for the sizes
 
 
 def _name_sizes(axes: Axes, numbers: pd.DataFrame) -> None:
