@@ -1,4 +1,4 @@
-"""Scaling laws: known ones recovered from simulated runs, a published one from published numbers, refusals where data cannot say."""
+"""Scaling laws: known ones recovered from simulated runs, published ones from published numbers, refusals where data cannot say."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from published_laws import C4_ERRORS, C4_LAW, C4_RUNS
 from simulated import Store
 from simulated_laws import SIZES, TRUTH, ladder
 
@@ -127,6 +128,22 @@ def test_a_published_frontier_is_found_from_its_published_points() -> None:
     assert line.interval is None, "one run a size has no spread to take an interval from"
     error = float(line.loss(CEREBRAS[-1][0])) / CEREBRAS[-1][1] - 1
     assert abs(error) < 0.005
+
+
+def test_published_runs_give_back_their_published_law() -> None:
+    """Fitted to the 27 runs up to 0.4B parameters, with five free parameters and a Huber loss, where the paper took five runs, equal exponents and
+    least squares: the same E and exponents, and the runs of 1.4B and 6.9B foretold as well as there.
+    """
+    runs = np.array([(n, 20 * m * n, loss) for n, own in C4_RUNS.items() for m, loss in own.items()])
+    small = runs[:, 0] < 1e9
+    assert small.sum() == 27
+    law = fit(*runs[small].T).law
+    assert pytest.approx(C4_LAW["E"], abs=0.03) == law.E
+    assert law.alpha == pytest.approx(C4_LAW["alpha"], abs=0.015)
+    assert law.beta == pytest.approx(C4_LAW["beta"], abs=0.015)
+    for (n, m), theirs in C4_ERRORS.items():
+        ours = abs(float(law.loss(n, 20 * m * n)) / C4_RUNS[n][m] - 1)
+        assert ours == pytest.approx(theirs, abs=0.003)
 
 
 def test_the_published_design_gives_back_the_published_law() -> None:
