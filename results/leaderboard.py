@@ -187,6 +187,10 @@ def _notes(cells: Sequence[Cell], runs: pd.DataFrame) -> list[str]:
     without = len(groups - {cell.group for cell in cells if cell.is_reference})
     data = {(group.task, group.data_fingerprint) for group in groups}
     searched = int((runs["phase"] != FINAL).sum())
+    seeds: dict[Group, set[frozenset[int]]] = {}
+    for cell in cells:
+        seeds.setdefault(cell.group, set()).add(frozenset(cell.losses))
+    uneven = sum(len(found - {frozenset()}) > 1 for found in seeds.values())
     notes = [
         counted(
             lambda c: c.val_loss.n == 1,
@@ -224,6 +228,9 @@ def _notes(cells: Sequence[Cell], runs: pd.DataFrame) -> list[str]:
         ),
         "The runs saw different data under one task name: rows are compared only where the data is the same."
         if len(data) > len({task for task, _ in data})
+        else "",
+        f"{uneven} of {len(groups)} comparison groups have rows of different seeds: compare their differences to {REFERENCE}, which are paired."
+        if uneven
         else "",
         f"{without} of {len(groups)} comparison groups without a {REFERENCE} row to compare with." if without else "",
         f"Runs of a hyper-parameter search, not ranked: {searched}." if searched else "",

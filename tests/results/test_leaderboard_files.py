@@ -260,6 +260,9 @@ def test_notes_say_what_limits_the_comparison(demo: Leaderboard) -> None:
     assert "1 run diverged" in notes
     assert "1 run failed" in notes
     assert "two or three seeds" in notes
+    assert "of 2 comparison groups have rows of different seeds" in notes, (
+        "of those the diverged and the failed run are in"
+    )
     assert "not ranked: 1." in notes
 
 
