@@ -344,7 +344,7 @@ COLUMNS: tuple[DisplayColumn, ...] = (
         "flops_per_token", "FLOPs/token", "Training FLOPs per token, connections included.", lambda c: c.flops_per_token
     ),
     _multiplier("flops", "Compute ×", "Training compute"),
-    _multiplier("wall_s", "Wall-clock ×", "Wall-clock time"),
+    _multiplier("wall_s", "Wall-clock ×", "Time of all steps, at steady throughput,"),
     _multiplier("peak_gib", "Memory ×", "Peak memory"),
     DisplayColumn(
         "lr_sensitivity",

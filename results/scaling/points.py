@@ -12,8 +12,8 @@ from resbench.results.cells import UNSEEDED
 
 Array = NDArray[np.float64]
 
-COSTS = {"flops": "training FLOPs", "wall_s": "wall-clock s", "peak_gib": "peak memory GiB"}
-"""What a loss can be bought with, by column of the tidy table."""
+COSTS = {"flops": "training FLOPs", "wall_s": "seconds of steps", "peak_gib": "peak memory GiB"}
+"""What a loss can be bought with, by column of the tidy table; `wall_s` as `usable` makes it."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,14 @@ class Point:
 
 
 def usable(runs: pd.DataFrame) -> pd.DataFrame:
-    """The complete runs of a labelled table with a positive loss, parameters and tokens; `flops` filled from FLOPs per token."""
+    """The complete runs of a labelled table with a positive loss, parameters and tokens; `flops` filled from FLOPs per token.
+
+    `wall_s` becomes the time that all tokens take at the run's steady throughput, where it is known: starting, compiling and validating take a
+    run of seconds as long as one of days, and would make every scheme look alike in the shortest runs.
+    """
     complete = runs[runs["outcome"] == "complete"].copy()
+    steady = complete["budget_tokens"].astype("float64") / complete["tokens_per_s"].astype("float64")
+    complete["wall_s"] = steady.fillna(complete["wall_s"].astype("float64"))
     complete["flops"] = complete["flops"].fillna(
         complete["flops_per_token"] * complete["budget_tokens"].astype("float64")
     )

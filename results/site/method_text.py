@@ -108,7 +108,8 @@ rows that no cheaper one of it beats) in ln L and ln C:
     multiplier(L) = C_resnet(L) / C_scheme(L)
 
 It holds only between losses that both frontiers reached, which are given with it; with fewer than three points on a frontier it is not given at all.
-Intervals come from resampling seeds.
+Intervals come from resampling seeds. Time is that of the steps, all tokens over the run's steady throughput: starting, compiling and validating take
+a short run as long as a long one.
 """,
         "Kaplan et al. 2020 (arXiv 2001.08361) for the form; the AttnRes paper (arXiv 2603.15031) for the multiplier at equal loss.",
     ),
