@@ -46,7 +46,7 @@ def uncounted(argv: list[str]) -> dict[str, int]:
 @functools.cache
 def plan_of(name: str) -> Plan:
     """The whole sweep, with every model counted where there are not too many."""
-    return make_plan(load_spec(name), uncounted if name in (*OTHERS, "depth") else None)
+    return make_plan(load_spec(name), uncounted if name in OTHERS else None)
 
 
 def test_these_are_the_shipped_sweeps() -> None:
