@@ -108,6 +108,11 @@ def group_means(groups: Sequence[Sequence[float]]) -> list[float]:
     return [float(np.mean(group)) for group in some]
 
 
+def differences(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
+    """`a - b` for each seed that both have, in the order of `a`."""
+    return {seed: a[seed] - b[seed] for seed in a if seed in b}
+
+
 def paired_difference(
     a: Mapping[int, float], b: Mapping[int, float], confidence: float = CONFIDENCE, margin: float = MARGIN
 ) -> Comparison:
@@ -119,9 +124,7 @@ def paired_difference(
         confidence: coverage of the interval.
         margin: largest difference that counts as none, in the unit of the observations.
     """
-    seeds = [seed for seed in a if seed in b]
-    differences = [a[seed] - b[seed] for seed in seeds]
-    estimate = mean_interval(differences, confidence)
+    estimate = mean_interval(list(differences(a, b).values()), confidence)
     if estimate.mean is None or estimate.sd is None:
         return Comparison(estimate, None, None)
     return Comparison(

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from resbench.results.figures.drawing import Drawing, rendered
+from resbench.results.figures.numbers import difference_numbers
 from resbench.results.figures.style import FAINT, INK, Style, house_style, legend_below, plain, point_looks, thin_ticks
 from resbench.results.leaderboard import Leaderboard
 from resbench.results.ranking import REFERENCE
@@ -29,35 +30,12 @@ DODGE = 1.07
 
 
 def difference_compute_numbers(leaderboard: Leaderboard) -> pd.DataFrame:
-    """One row for each pair of a scheme and the reference, with the training FLOPs of the reference. Empty if the groups are no ladder."""
-    rows = []
-    for group, cells in leaderboard.groups:
-        reference = next((cell for cell in cells if cell.is_reference), None)
-        if reference is None or reference.flops_per_token is None or group.tokens is None:
-            continue
-        for cell in cells:
-            if cell.is_reference:
-                continue
-            for seed in sorted(set(cell.losses) & set(reference.losses)):
-                rows.append(
-                    {
-                        "task": group.task,
-                        "size": group.size,
-                        "setting": group.setting,
-                        "budget_tokens": group.tokens,
-                        "flops": reference.flops_per_token * group.tokens,
-                        "scheme": cell.scheme,
-                        "label": cell.label,
-                        "cell": cell.cell,
-                        "seed": seed,
-                        "difference": cell.losses[seed] - reference.losses[seed],
-                    }
-                )
-    numbers = pd.DataFrame(rows)
+    """The rows of `difference_numbers` whose compute is known. Empty if the groups are no ladder."""
+    numbers = difference_numbers(leaderboard)
     if numbers.empty or numbers[["task", "setting"]].drop_duplicates().shape[0] > 1:
         return pd.DataFrame()
-    computes = numbers["flops"].unique()
-    is_ladder = len(computes) >= FEWEST_GROUPS and computes.max() >= SPAN * computes.min()
+    numbers = numbers.dropna(subset="flops")
+    is_ladder = numbers["flops"].nunique() >= FEWEST_GROUPS and numbers["flops"].max() >= SPAN * numbers["flops"].min()
     return numbers if is_ladder else pd.DataFrame()
 
 
@@ -70,7 +48,8 @@ def difference_over_compute(numbers: pd.DataFrame, chosen: dict[str, Style]) -> 
         figure = Figure(figsize=(8.6, 4.3), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(3, 1), sharey=True)
         sns.scatterplot(
-            placed, x="at", y="difference", hue="label", style="label", s=46, linewidth=0, alpha=0.9, legend=False, ax=left, **point_looks(present)
+            placed, x="at", y="pair_difference", hue="label", style="label", s=46, linewidth=0, alpha=0.9, legend=False, ax=left,
+            **point_looks(present),
         )  # fmt: skip
         left.set_xscale("log")
         left.set_xlabel(f"training FLOPs of {REFERENCE}")
@@ -101,7 +80,7 @@ def difference_over_compute(numbers: pd.DataFrame, chosen: dict[str, Style]) -> 
 
 
 def _by_group(numbers: pd.DataFrame) -> list[list[float]]:
-    return [rows["difference"].to_list() for _, rows in numbers.groupby(["size", "budget_tokens"], sort=False)]
+    return [rows["pair_difference"].to_list() for _, rows in numbers.groupby(["size", "budget_tokens"], sort=False)]
 
 
 def _differences_axis(axes: Axes) -> None:

@@ -34,6 +34,15 @@ def largest(found: list[tuple[str, pd.DataFrame]], most: int, along: str) -> lis
     return (compared or found)[-most:]
 
 
+def smaller_left_out(drawn: int, found: int) -> str:
+    """A sentence for the caption of a figure of the `largest` panels."""
+    return (
+        f" {drawn} of {found} groups are drawn, the largest that compare schemes; the CSV has all."
+        if drawn < found
+        else ""
+    )
+
+
 def columns_for(count: int) -> int:
     """Columns in which so many panels are laid out: at most three, and no last row of one."""
     return 2 if count == 4 else min(count, 3)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from resbench.results.figures.drawing import Drawing, rendered, too_little
-from resbench.results.figures.facets import largest, panels
+from resbench.results.figures.facets import largest, panels, smaller_left_out
 from resbench.results.figures.style import INK, Style, house_style, legend_below, panel_title, thin_ticks
 
 DIRECTIONS = {"composite_forward": "forward", "composite_backward": "backward"}
@@ -46,11 +46,7 @@ def gain_through_depth(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Drawi
             "validation sequence at the end of training; geometric mean over seeds, bands their range. The line at 1 is the bound that "
             "doubly stochastic mixing keeps."
         )
-        if len(found) > len(drawn):
-            caption += (
-                f" {len(drawn)} of {len(found)} groups are drawn, the largest that compare schemes; the CSV has all."
-            )
-        return rendered(name, title, caption, numbers, figure)
+        return rendered(name, title, caption + smaller_left_out(len(drawn), len(found)), numbers, figure)
 
 
 def _panel(axes: Axes, rows: pd.DataFrame, column: str, chosen: dict[str, Style]) -> None:

@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullLocat
 from resbench.harness import names
 from resbench.results.cells import GROUP, group_of, group_order
 from resbench.results.figures.drawing import Drawing, rendered, too_little
-from resbench.results.figures.facets import largest, panels
+from resbench.results.figures.facets import largest, panels, smaller_left_out
 from resbench.results.figures.gain import SMALLEST_SPAN, gain_text, gain_ticks
 from resbench.results.figures.style import INK, Style, house_style, legend_below, line_looks, panel_title, thin_ticks
 from resbench.results.leaderboard import Leaderboard
@@ -82,8 +82,4 @@ def gain_over_training(numbers: pd.DataFrame, chosen: dict[str, Style]) -> Drawi
             "training goes on, of runs that diverged until they did; geometric mean over seeds, bands their range. Doubly stochastic mixing "
             "stays at 1."
         )
-        if len(found) > len(drawn):
-            caption += (
-                f" {len(drawn)} of {len(found)} groups are drawn, the largest that compare schemes; the CSV has all."
-            )
-        return rendered(NAME, title, caption, numbers, figure)
+        return rendered(NAME, title, caption + smaller_left_out(len(drawn), len(found)), numbers, figure)

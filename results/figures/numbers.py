@@ -11,6 +11,7 @@ import pandas as pd
 from resbench.harness import names
 from resbench.results.cells import Cell
 from resbench.results.leaderboard import Leaderboard
+from resbench.results.statistics import differences
 
 LOSS, WALL = names.VAL_LOSS, names.PROGRESS_WALL_S
 
@@ -80,7 +81,8 @@ def curve_numbers(leaderboard: Leaderboard, curves: pd.DataFrame) -> pd.DataFram
 
 
 def difference_numbers(leaderboard: Leaderboard) -> pd.DataFrame:
-    """Final paired differences: one row for each cell compared and each of its pairs, the cell's interval repeated on it."""
+    """Final paired differences: one row for each cell compared and each of its pairs, the cell's interval and the reference's training FLOPs
+    repeated on it."""
     rows = []
     for group, cells in leaderboard.groups:
         reference = next((cell for cell in cells if cell.is_reference), None)
@@ -88,7 +90,9 @@ def difference_numbers(leaderboard: Leaderboard) -> pd.DataFrame:
             if reference is None or cell.comparison is None:
                 continue
             estimate = cell.comparison.difference
-            for seed in sorted(set(cell.losses) & set(reference.losses)):
+            per_token, tokens = reference.flops_per_token, group.tokens
+            flops = None if per_token is None or tokens is None else per_token * tokens
+            for seed, difference in sorted(differences(cell.losses, reference.losses).items()):
                 rows.append(
                     {
                         "task": group.task,
@@ -98,8 +102,9 @@ def difference_numbers(leaderboard: Leaderboard) -> pd.DataFrame:
                         "scheme": cell.scheme,
                         "label": cell.label,
                         "cell": cell.cell,
+                        "flops": flops,
                         "seed": seed,
-                        "pair_difference": cell.losses[seed] - reference.losses[seed],
+                        "pair_difference": difference,
                         "difference": estimate.mean,
                         "low": estimate.low,
                         "high": estimate.high,
@@ -111,7 +116,7 @@ def difference_numbers(leaderboard: Leaderboard) -> pd.DataFrame:
                     }
                 )
     return pd.DataFrame(rows).astype(
-        dict.fromkeys(("difference", "low", "high", "p_holm", "detectable", "p_equivalence_holm"), "float64")
+        dict.fromkeys(("flops", "difference", "low", "high", "p_holm", "detectable", "p_equivalence_holm"), "float64")
         if rows
         else {}
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from resbench.results.cells import Cell
 from resbench.results.columns import printable, quantity, signed
 from resbench.results.ranking import REFERENCE, verdict
-from resbench.results.statistics import FEWEST_GROUPS, group_means, mean_interval
+from resbench.results.statistics import FEWEST_GROUPS, differences, group_means, mean_interval
 
 WORDS = {"better": "better", "worse": "worse", "equivalent": "equal", "undecided": "undecided", None: "no test"}
 
@@ -32,10 +32,8 @@ def over_groups(cells: Sequence[Cell], everything: Sequence[Cell]) -> list[Verdi
         for cell in cells:
             reference = references.get(cell.group)
             if cell.label == label and reference is not None:
-                by_group.append(
-                    [cell.losses[seed] - reference.losses[seed] for seed in cell.losses if seed in reference.losses]
-                )
-        differences = [difference for group in by_group for difference in group]
+                by_group.append(list(differences(cell.losses, reference.losses).values()))
+        pairs = [difference for group in by_group for difference in group]
         groups = sum(map(bool, by_group))
         if groups < FEWEST_GROUPS:
             continue
@@ -43,13 +41,13 @@ def over_groups(cells: Sequence[Cell], everything: Sequence[Cell]) -> list[Verdi
         assert mean.mean is not None
         assert mean.low is not None
         assert mean.high is not None
-        below = sum(difference < 0 for difference in differences)
+        below = sum(difference < 0 for difference in pairs)
         name = f"{label}, " if label != cells[0].scheme else ""
         found.append(
             Verdict(
                 printable(f"{name}all {groups} groups"),
                 "none",
-                f"below in {below} of {len(differences)} pairs",
+                f"below in {below} of {len(pairs)} pairs",
                 f"On average {signed(mean.mean)} nats/token to {REFERENCE}, 95 % interval {signed(mean.low)} to {signed(mean.high)} over groups, "
                 "which count alike.",
             )

@@ -111,7 +111,7 @@ def test_a_ladder_shows_every_pair_at_the_compute_of_its_group(demo: Leaderboard
         (cell.label, cell.group.size): cell.comparison.difference.mean for cell in ladder.cells if cell.comparison
     }
     for key, own in numbers.groupby(["label", "size"]):
-        assert own["difference"].mean() == pytest.approx(of_cell[key])
+        assert own["pair_difference"].mean() == pytest.approx(of_cell[key])
     chosen = style.styles((cell.label, cell.scheme) for cell in ladder.cells)
     drawn = difference_compute.difference_over_compute(numbers, chosen)
     assert drawn.svg
