@@ -84,6 +84,10 @@ class Ledger:
     def entries(self) -> list[Entry]:
         return list(self._entries.values())
 
+    def results(self, plan: Plan) -> list[Entry]:
+        """The planned runs that have a result. The study may have more runs: of cells or seeds that this sweep file leaves out."""
+        return [entry for entry in self._entries.values() if entry.has_result and entry.key in plan.run_keys]
+
     def entry(self, planned: PlannedRun) -> Entry | None:
         return self._entries.get(planned.key)
 

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,6 +101,13 @@ class Plan:
     @property
     def runs(self) -> int:
         return len(self.cells) * self.runs_per_cell
+
+    @cached_property
+    def run_keys(self) -> frozenset[str]:
+        """The key of every run."""
+        finals = (self.final(cell.cell, seed) for cell in self.cells for seed in self.spec.seeds)
+        trials = (self.trial(cell.cell, number) for cell in self.cells for number in range(self.trials))
+        return frozenset(run.key for run in (*finals, *trials))
 
     def final(self, cell: Cell, seed: int) -> PlannedRun:
         return PlannedRun(self.spec.name, cell, "final", seed, seed)

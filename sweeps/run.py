@@ -99,8 +99,7 @@ class Runner:
         self._draining, self._stopping = False, False
         self._stop_s = stop_s
         self._ended = 0
-        done = [entry for entry in ledger.entries() if entry.has_result]
-        self._display = Display(console, plan.spec.name, plan.runs, len(done))
+        self._display = Display(console, plan.spec.name, plan.runs, len(ledger.results(plan)))
 
     def run(self) -> Summary:
         """Until nothing is left to do, or the user stops it."""
@@ -142,7 +141,7 @@ class Runner:
             held_back = self._deadline.held_back and not (stopped() or self._draining)
             self._summary.interrupted = stopped() or self._draining or self._agenda.drained
         self._summary.seconds = time.monotonic() - start
-        self._summary.outcomes = Counter(entry.outcome for entry in self._ledger.entries() if entry.has_result)
+        self._summary.outcomes = Counter(entry.outcome for entry in self._ledger.results(self._plan))
         self._summary.winners = self._agenda.winners()
         if held_back and self._summary.outcomes.total() + len(self._summary.failures) < self._plan.runs:
             self._summary.out_of_time = self._summary.interrupted = True
@@ -325,7 +324,7 @@ class Runner:
 
     def _runs_left(self) -> dict[str, int]:
         """How many runs of each cell have no result."""
-        finished = Counter(entry.cell for entry in self._ledger.entries() if entry.has_result)
+        finished = Counter(entry.cell for entry in self._ledger.results(self._plan))
         return {cell.cell.id: self._plan.runs_per_cell - finished[cell.cell.id] for cell in self._plan.cells}
 
     def _work_under_way(self) -> float:

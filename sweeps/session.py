@@ -76,7 +76,7 @@ def run_plan(
     agenda = Agenda(plan, ledger, f"sqlite:///{output_dir / 'optuna.db'}")
     measured = ledger.measured()
     expected = throughput(plan, measured, machine.threads, machine.gpus)
-    done = sum(entry.has_result for entry in ledger.entries())
+    done = len(ledger.results(plan))
     for line in totals(plan, expected, machine.workers):
         console.print(line, highlight=False, soft_wrap=True)
     if started is not None:

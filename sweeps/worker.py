@@ -97,7 +97,7 @@ def work(
     with suppress(*OUTAGES):  # a worker that was asked to leave does not wait to say how far the sweep is
         patience(ledger.load)
         summary.outcomes.clear()
-        summary.outcomes.update(entry.outcome for entry in ledger.entries() if entry.has_result)
+        summary.outcomes.update(entry.outcome for entry in ledger.results(plan))
         if not agenda.waits() and not summary.interrupted and not summary.unfit:
             status = "FINISHED" if summary.outcomes.total() == plan.runs else "FAILED"
             patience(lambda: ledger.finish(status, summary.outcomes))

@@ -190,3 +190,17 @@ def test_a_piece_is_given_gpus_as_a_sweep_is(tmp_path: Path, monkeypatch: pytest
     assert given["ahead"] is None
     with pytest.raises(ValueError, match=r"--gpus 7: there is no GPU 7"):
         main([*command, "--gpus", "7"])
+
+
+def test_a_narrower_sweep_of_the_study_counts_its_own_runs_alone(
+    new_machine: Callable[[], Path], tmp_path: Path
+) -> None:
+    """Somebody splits a sweep's file, so that two machines that share nothing can each take a part of what a state has."""
+    wide = "name: pieces\nbase: {model: {learning_rate: 0.01}, budget: {tokens: 400}}\nfactors: {scheme: [resnet, hc]}\nseeds: [0]\n"
+    state = tmp_path / "state"
+    assert piece(planned(tmp_path, wide), state, new_machine(), 600.0) == 0
+    (state / "pieces.plan.json").unlink()
+    part = wide.replace("[resnet, hc]", "[hc]").replace("seeds: [0]", "seeds: [0, 1]")
+    assert piece(planned(tmp_path, part), state, new_machine(), 600.0) == 0
+    found = trial_keys(sorted(state.glob("runs-*.zip")))
+    assert found == [f"pieces/scheme={name}/final/seed={seed}" for name, seed in (("hc", 0), ("hc", 1), ("resnet", 0))]
