@@ -118,10 +118,12 @@ def check(
 def suite(device: str, operations: tuple[str, ...]) -> Iterator[list[Finding]]:
     """Every operation over the shapes of the device, dtypes and iteration counts; one list per case, as it is done."""
     shapes = GPU_SHAPES if device == "cuda" else CPU_SHAPES
-    everywhere = torch.bfloat16 if device == "cuda" else torch.float32
+    everywhere = (
+        (torch.bfloat16,) if device == "cuda" else (torch.float32, torch.float16)
+    )  # what the interpreter rounds
     for operation in operations:
         for position, shape in enumerate(shapes):
-            dtypes = (torch.bfloat16, torch.float32, torch.float16) if position < 2 else (everywhere,)
+            dtypes = (torch.bfloat16, torch.float32, torch.float16) if position < 2 else everywhere
             for dtype in dtypes:
                 yield check(make(operation, *shape, dtype, device, 20, seed=position), shape, dtype, 20)
         if operation in ("sinkhorn", "mhc_coefficients"):

@@ -159,6 +159,20 @@ def mhc_pre(x: Tensor, pre: Tensor, *, backend: Backend = "auto") -> Tensor:
     return found[1].reshape(*x.shape[:-2], C)
 
 
+def normed_read(
+    x: Tensor, pre: Tensor, norm_weight: Tensor | None, norm_eps: float = 1e-6, *, backend: Backend = "auto"
+) -> Tensor:
+    """`mhc_pre` and the branch's RMSNorm in one: x [..., n, C], pre [..., n], norm_weight [C] or None -> [..., C], rounded once."""
+    n, C = x.shape[-2:]
+    if not use_triton(x, backend, n):
+        return reference.rms_norm(reference.mhc_pre(x, pre), norm_weight, norm_eps)
+    given = pre.float().reshape(rows(x, 2), n)
+    found = boundary(
+        flat(x), None, None, None, given, None, None, None, norm_weight, "none", True, True, 0, 0.0, norm_eps
+    )
+    return found[1].reshape(*x.shape[:-2], C)
+
+
 def mhc_post(x: Tensor, y: Tensor, post: Tensor, res: Tensor | None, *, backend: Backend = "auto") -> Tensor:
     """`reference.mhc_post`: x [..., n, C], y [..., C], post [..., n], res [..., n, n] or None -> [..., n, C]."""
     n = x.shape[-2]
@@ -228,14 +242,15 @@ def mhc_read(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """`mhc_boundary` before the first sublayer, where nothing is written yet -> the branch's normalised input [..., C], pre, post and res.
 
-    One node of autograd for up to four streams, so that the gradient of x is written once; more of them do not fit on chip with all that.
+    One node of autograd for up to four streams, so that the gradient of x is written once. More of them do not fit on chip with all that and are
+    two nodes; nothing is rounded to the streams' dtype between them.
     """
     n, C = x.shape[-2:]
     if n > UNROLLED or not (plain(order, start, sinkhorn_eps) and use_triton(x, backend, n)):
         pre, post, res = mhc_coefficients(
             x, phi, alpha, bias, iterations, eps, order=order, start=start, sinkhorn_eps=sinkhorn_eps, backend=backend
         )
-        return rms_norm(mhc_pre(x, pre, backend=backend), norm_weight, norm_eps, backend=backend), pre, post, res
+        return normed_read(x, pre, norm_weight, norm_eps, backend=backend), pre, post, res
     found = boundary(
         flat(x), None, None, None, None, phi, alpha, bias, norm_weight, "mhc", True, True, iterations, eps, norm_eps
     )

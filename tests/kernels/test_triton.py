@@ -23,9 +23,19 @@ def test_operations_are_their_definition_in_float32(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("operation", ["mhc_boundary", "hc_boundary", "add_rms_norm"])
-def test_narrow_streams_lose_only_their_rounding(operation: str, dtype: torch.dtype, device: str) -> None:
-    shape = (19, 4, 40)
+@pytest.mark.parametrize(
+    ("operation", "shape"),
+    [
+        ("mhc_boundary", (19, 4, 40)),
+        ("hc_boundary", (19, 4, 40)),
+        ("add_rms_norm", (19, 4, 40)),
+        ("mhc_read", (19, 4, 40)),
+        ("mhc_read", (6, 8, 16)),  # two nodes of autograd, with nothing rounded between them
+    ],
+)
+def test_narrow_streams_lose_only_their_rounding(
+    operation: str, shape: tuple[int, int, int], dtype: torch.dtype, device: str
+) -> None:
     findings = check(make(operation, *shape, dtype, device), shape, dtype, 20)
     assert [f for f in findings if not f.passed] == []
 
