@@ -78,6 +78,12 @@ class FourRuns(Deadline):
         return False
 
 
+class NoRun(FourRuns):
+    """Time for none."""
+
+    started = 5
+
+
 def trial_keys(where: Where | list[Path]) -> list[str]:
     """Of the complete runs there."""
     runs = [run for run in open_source(where).runs() if "trial_key" in run.tags]
@@ -193,14 +199,20 @@ def test_a_piece_is_given_gpus_as_a_sweep_is(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_narrower_sweep_of_the_study_counts_its_own_runs_alone(
-    new_machine: Callable[[], Path], tmp_path: Path
+    new_machine: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody splits a sweep's file, so that two machines that share nothing can each take a part of what a state has."""
-    wide = "name: pieces\nbase: {model: {learning_rate: 0.01}, budget: {tokens: 400}}\nfactors: {scheme: [resnet, hc]}\nseeds: [0]\n"
+    base = "{model: {learning_rate: 0.01}, budget: {tokens: 400}}"
+    wide = f"name: pieces\nbase: {base}\nfactors: {{scheme: [resnet, hc]}}\nseeds: [0]\n"
     state = tmp_path / "state"
     assert piece(planned(tmp_path, wide), state, new_machine(), 600.0) == 0
     (state / "pieces.plan.json").unlink()
     part = wide.replace("[resnet, hc]", "[hc]").replace("seeds: [0]", "seeds: [0, 1]")
+    with monkeypatch.context() as patch:
+        patch.setattr("resbench.sweeps.session.Deadline", NoRun)
+        assert piece(planned(tmp_path, part), state, new_machine(), 600.0) == EX_TEMPFAIL, (
+            "resnet's run is none of its two"
+        )
     assert piece(planned(tmp_path, part), state, new_machine(), 600.0) == 0
     found = trial_keys(sorted(state.glob("runs-*.zip")))
     assert found == [f"pieces/scheme={name}/final/seed={seed}" for name, seed in (("hc", 0), ("hc", 1), ("resnet", 0))]
