@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     chosen = choose_study(runs, arguments.study, source.name)
     folder = Path(arguments.out) if arguments.out else Path(arguments.output_dir) / "scaling" / folder_name(chosen)
     folder.mkdir(parents=True, exist_ok=True)  # one that cannot be had is said before anything is fitted
-    found = scaling(runs[runs["study"] == chosen], chosen, arguments.resamples)
+    found = scaling(runs[runs["study"] == chosen], chosen, arguments.resamples, arguments.size)
     drawings = draw_scaling(found)
     files: dict[str, str | bytes] = {}
     for drawing in drawings:
@@ -56,6 +56,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--study", metavar="NAME", help="sweep (or experiment) to fit; default: the latest")
+    add(
+        "--size",
+        metavar="NAME",
+        action="append",
+        help="fit these sizes only (repeatable), where others have too few seeds or do not belong to the law; default: all",
+    )
     add_source_options(add)
     add("--out", metavar="DIR", help="where to write; default: OUTPUT_DIR/scaling/STUDY")
     add(

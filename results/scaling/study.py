@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,10 +66,21 @@ class Scaling:
         return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def scaling(runs: pd.DataFrame, study: str, resamples: int = RESAMPLES) -> Scaling:
-    """The scaling of one study's runs (a table of `load_runs`). Raises ValueError if no complete final run is in it."""
+def scaling(runs: pd.DataFrame, study: str, resamples: int = RESAMPLES, sizes: Sequence[str] | None = None) -> Scaling:
+    """The scaling of one study's runs (a table of `load_runs`), of these sizes where some are given.
+
+    Raises ValueError if no complete final run is in it, or none of a size.
+    """
     table = labelled(ranked_runs(runs))
     complete = usable(table)
+    left_out: list[str] = []
+    if sizes:
+        there = list(dict.fromkeys(complete.sort_values("params_total")["size"].dropna().astype(str)))
+        for size in sizes:
+            if size not in there:
+                raise ValueError(f"--size {size}: study {study!r} has complete runs of {', '.join(there) or 'no size'}")
+        left_out = [size for size in there if size not in sizes]
+        table, complete = (some[some["size"].isin(sizes)] for some in (table, complete))
     if complete.empty:
         raise ValueError(
             f"study {study!r} has no complete final run with a loss, parameters and tokens to fit ({len(runs)} runs in all). "
@@ -122,7 +133,9 @@ def scaling(runs: pd.DataFrame, study: str, resamples: int = RESAMPLES) -> Scali
                 | {"high": difference and difference.high, "p_holm": level.p_holm, "seeds": level.loss.n}
                 | {"detectable": level.comparison.detectable if level.comparison else None}
             )
-    return Scaling(study, **{name: pd.DataFrame(rows) for name, rows in found.items()}, notes=_notes(table, complete))
+    return Scaling(
+        study, **{name: pd.DataFrame(rows) for name, rows in found.items()}, notes=_notes(table, complete, left_out)
+    )
 
 
 def _ladders(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -267,7 +280,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _notes(table: pd.DataFrame, complete: pd.DataFrame) -> list[str]:
+def _notes(table: pd.DataFrame, complete: pd.DataFrame, left_out: Sequence[str]) -> list[str]:
     left = table[~table["run_id"].isin(complete["run_id"])]["outcome"].value_counts()
     notes = []
     if len(left):
@@ -276,4 +289,12 @@ def _notes(table: pd.DataFrame, complete: pd.DataFrame) -> list[str]:
         notes.append(f"No {REFERENCE} run: there is nothing to take multipliers over.")
     if complete["seed"].nunique() < 2:
         notes.append("One seed: power laws and multipliers have no interval.")
+    else:
+        seeds = complete.groupby([*LADDER, "label", "size", "budget_tokens"], dropna=False)["seed"].nunique()
+        single = seeds[seeds < 2].reset_index()
+        for size, own in single.groupby("size", sort=False):
+            labels = ", ".join(sorted(set(own["label"]), key=natural))
+            notes.append(f"{size} has one seed of {labels}: power laws and multipliers through it have no interval.")
+    if left_out:
+        notes.append(f"Sizes left out: {', '.join(left_out)}.")
     return notes

@@ -207,6 +207,24 @@ def test_time_is_not_compared_across_machines_and_one_seed_has_no_interval() -> 
     assert any("One seed" in note for note in found.notes)
 
 
+def test_chosen_sizes_alone_are_fitted_and_the_rest_are_named() -> None:
+    """Where one size has one seed, the multipliers through it have no interval; the other sizes by themselves have."""
+    runs = ladder({"resnet": 1.0, "mhc": 1.2}, ratios=(20,))
+    small = runs.sort_values("params_total")["size"].iloc[0]
+    runs = runs[(runs["scheme"] != "mhc") | (runs["size"] != small) | (runs["seed"] == 0)]
+    whole = scaling(runs, "laws", resamples=20)
+    assert pd.isna(whole.multipliers.set_index("cost").loc["flops", "low"])
+    assert f"{small} has one seed of mhc: power laws and multipliers through it have no interval." in whole.notes
+    rest = [size for size in runs["size"].unique() if size != small]
+    part = scaling(runs, "laws", resamples=20, sizes=rest)
+    row = part.multipliers.set_index("cost").loc["flops"]
+    assert row["low"] < 1.2 < row["high"]
+    assert part.notes == [f"Sizes left out: {small}."]
+    assert set(part.frontier_points["size"]) == set(rest)
+    with pytest.raises(ValueError, match=r"--size 3b: study 'laws' has complete runs of .*" + rest[-1]):
+        scaling(runs, "laws", sizes=["3b"])
+
+
 def test_diverged_runs_are_left_out_and_counted() -> None:
     runs = ladder({"resnet": 1.0}, ratios=(20,))
     runs.loc[:1, "outcome"] = "diverged"
