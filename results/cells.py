@@ -169,11 +169,11 @@ def group_of(runs: pd.DataFrame) -> Group:
 
 
 def group_order(group: Group) -> tuple[object, ...]:
-    """Sorting key: by task, then from small models and short budgets to large ones."""
+    """Sorting key: by task, then from small models (shallow ones, of sizes without a name) and short budgets to large ones."""
     return (
         group.task,
         size_order(group.size),
-        group.size,
+        natural(group.size),
         group.tokens or 0,
         natural(group.setting),
         group.data_fingerprint,
@@ -183,7 +183,7 @@ def group_order(group: Group) -> tuple[object, ...]:
 
 
 def size_order(size: str) -> float:
-    """A named size as a number (`400k` < `1m` < `1b`), so that sizes sort by parameters; unknown names come last."""
+    """A named size as a number (`400k` < `1m` < `1b`), so that sizes sort by parameters; others, such as `8x336`, come last."""
     scale = {"k": 1e3, "m": 1e6, "b": 1e9}.get(size[-1:].lower())
     try:
         return float(size[:-1]) * scale if scale else float("inf")

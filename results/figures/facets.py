@@ -25,7 +25,9 @@ def panels(numbers: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def largest(found: list[tuple[str, pd.DataFrame]], most: int, along: str) -> list[tuple[str, pd.DataFrame]]:
-    """The last so many panels, which have the largest models; not those with one line only, which compare nothing, unless all are such.
+    """The last so many panels, which have the largest models (see `group_order`).
+
+    Not those with one line only, which compare nothing, unless all are such.
 
     along: the column a line runs along; it takes two values of it.
     """
@@ -37,7 +39,7 @@ def largest(found: list[tuple[str, pd.DataFrame]], most: int, along: str) -> lis
 def smaller_left_out(drawn: int, found: int) -> str:
     """A sentence for the caption of a figure of the `largest` panels."""
     return (
-        f" {drawn} of {found} groups are drawn, the largest that compare schemes; the CSV has all."
+        f" {drawn} of {found} groups are drawn, the largest that compare schemes (the deepest, of sizes without a name); the CSV has all."
         if drawn < found
         else ""
     )

@@ -273,8 +273,8 @@ def _reason(table: pd.DataFrame) -> str:
 def _log_ticks(axes: Axes, which: str) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
-    subs: tuple[float, ...] = (1.0,) if high / low > 50 else (1.0, 2.0, 5.0)
-    axis.set_major_locator(LogLocator(subs=subs, numticks=6))
+    subs: tuple[float, ...] = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs))
     plain_numbers = FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+", "e"))
     axis.set_major_formatter(plain_numbers if high > 1e12 else EngFormatter(sep=""))
     axis.set_minor_formatter(NullFormatter())

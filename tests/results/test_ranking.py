@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 import pytest
 from scipy import stats
 
-from resbench.results.cells import Cell, labelled, size_order, summarise
+from resbench.results.cells import Cell, group_order, labelled, size_order, summarise
 from resbench.results.leaderboard import Leaderboard, make_leaderboard
 from resbench.results.ranking import compare, verdict
 from resbench.results.runs import COLUMNS, ranked_runs
@@ -194,6 +195,14 @@ def test_sizes_sort_by_parameters() -> None:
         "60m",
         "1b",
         "8x336",
+    ]
+
+
+def test_sizes_without_a_name_sort_by_depth() -> None:
+    group = rows(*losses("resnet", [2.0], size=None, depth=8, width=336))["resnet"].group
+    shapes = ["64x120", "8x336", "32x168"]
+    assert sorted((replace(group, size=shape) for shape in shapes), key=group_order) == [
+        replace(group, size=shape) for shape in ("8x336", "32x168", "64x120")
     ]
 
 
