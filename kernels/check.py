@@ -1,30 +1,12 @@
 """The correctness bar: every operation against its float64 definition, random cotangents, relative L2 error, bitwise repetition."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from resbench.kernels.cases import Call, Case, make
-
-GPU_SHAPES = (
-    (1, 4, 64),
-    (37, 4, 320),
-    (130, 4, 200),
-    (77, 2, 192),
-    (33, 8, 96),
-    (512, 8, 2560),
-    (65, 3, 136),
-    (70, 1, 256),
-    (4096, 4, 5120),
-    (0, 4, 64),
-)
-"""(tokens, streams, width) checked on a GPU."""
-
-CPU_SHAPES = ((1, 4, 32), (19, 4, 40), (17, 2, 24), (6, 8, 16), (9, 3, 20), (5, 1, 48), (0, 4, 32))
-"""The same in the interpreter, whose cost is per operation."""
+from resbench.kernels.cases import Call, Case
 
 
 @dataclass(frozen=True)
@@ -113,23 +95,3 @@ def check(
         name = str(dtype).removeprefix("torch.")
         findings.append(Finding(case.name, shape, name, iterations, quantity, error_found, limit, repeats))
     return findings
-
-
-def suite(device: str, operations: tuple[str, ...]) -> Iterator[list[Finding]]:
-    """Every operation over the shapes of the device, dtypes and iteration counts; one list per case, as it is done."""
-    shapes = GPU_SHAPES if device == "cuda" else CPU_SHAPES
-    everywhere = (
-        (torch.bfloat16,) if device == "cuda" else (torch.float32, torch.float16)
-    )  # what the interpreter rounds
-    for operation in operations:
-        for position, shape in enumerate(shapes):
-            dtypes = (torch.bfloat16, torch.float32, torch.float16) if position < 2 else everywhere
-            for dtype in dtypes:
-                yield check(make(operation, *shape, dtype, device, 20, seed=position), shape, dtype, 20)
-        if operation in ("sinkhorn", "mhc_coefficients"):
-            for iterations in (0, 1, 5, 50):
-                case = make(operation, 37, 4, 64, torch.float32, device, iterations, seed=iterations)
-                yield check(case, (37, 4, 64), torch.float32, iterations)
-            extreme = make(operation, 37, 4, 64, torch.float32, device, 20, seed=9, logit_scale=1e3)
-            # a float32 logit of 1e3 is off by 6e-5, which the exponential turns into a relative error
-            yield check(extreme, (37, 4, 64), torch.float32, 20, slack=100.0)

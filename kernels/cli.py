@@ -12,6 +12,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="compare every operation with its float64 definition")
     check.add_argument("--operation", action="append", help="only this operation (repeatable)")
+    check.add_argument(
+        "--jobs",
+        type=positive,
+        default=max(1, min(8, cores() // 2)),
+        metavar="N",
+        help="processes that compile and compare beside each other (default: %(default)s)",
+    )
     bench = commands.add_parser("bench", help="time the kernels against the byte floor and other implementations")
     bench.add_argument("--peers", action="store_true", help="also time the public implementations that are installed")
     bench.add_argument("--json", metavar="FILE", help="write every measurement to FILE")
@@ -20,17 +27,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     bench.add_argument(
         "--jobs",
         type=int,
-        default=min(8, len(os.sched_getaffinity(0)) // 2 if hasattr(os, "sched_getaffinity") else 1),
+        default=min(8, cores() // 2),
         metavar="N",
         help="processes that compile everything before anything is timed; 0 compiles each when its turn comes (default: %(default)s)",
     )
     arguments = parser.parse_args(argv)
     if arguments.command == "check":
-        return run_check(arguments.operation)
+        return run_check(arguments.operation, arguments.jobs)
     return run_bench(arguments)
 
 
-def run_check(wanted: Sequence[str] | None) -> int:
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number of at least 1")
+    return int(text)
+
+
+def run_check(wanted: Sequence[str] | None, jobs: int) -> int:
     import torch
 
     on_gpu = torch.cuda.is_available()
@@ -39,15 +57,15 @@ def run_check(wanted: Sequence[str] | None) -> int:
         print("no GPU: running the kernels in Triton's interpreter, at small shapes")
     from resbench.kernels import functional
     from resbench.kernels.cases import OPERATIONS
-    from resbench.kernels.check import suite
     from resbench.kernels.report import print_findings
+    from resbench.kernels.suite import compare
 
     if not on_gpu:
         functional.INTERPRETED = True
     unknown = [name for name in wanted or () if name not in OPERATIONS]
     if unknown:
         raise ValueError(f"--operation {unknown[0]}: expected one of {', '.join(OPERATIONS)}")
-    passed = print_findings(suite("cuda" if on_gpu else "cpu", tuple(wanted or OPERATIONS)))
+    passed = print_findings(compare("cuda" if on_gpu else "cpu", tuple(wanted or OPERATIONS), jobs))
     return 0 if passed else 1
 
 
