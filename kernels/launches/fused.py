@@ -5,10 +5,12 @@ the Triton kernels of `forward.py` and `backward.py`, which also run in the inte
 """
 
 import functools
-import importlib
+import re
+import warnings
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
 from resbench.kernels import tiles
@@ -18,16 +20,23 @@ from resbench.kernels.triton import pack
 
 STREAMS = (2, 4)
 
+KNOWN = (3, 6), (3, 9)
+"""Oldest and newest Triton with which every kernel in Gluon was compiled (`tests/kernels/test_compiles.py`)."""
+
 
 @functools.cache
 def available() -> bool:
-    """Whether this Triton has the parts of Gluon that the kernels use (an experimental interface: 3.6 to 3.9 are known to)."""
-    try:
-        importlib.import_module("resbench.kernels.gluon.gradient")
-        importlib.import_module("resbench.kernels.gluon.write")
-    except (ImportError, AttributeError):
-        return False
-    return True
+    """Whether this Triton is one whose Gluon, an experimental interface, the kernels are known to compile with. Says so once where it is not."""
+    version = tuple(map(int, re.findall(r"\d+", triton.__version__)[:2]))
+    if KNOWN[0] <= version <= KNOWN[1]:
+        return True
+    oldest, newest = (".".join(map(str, known)) for known in KNOWN)
+    warnings.warn(
+        f"Triton {triton.__version__}: the fastest kernels are known to compile with Triton {oldest} to {newest} only, so slower ones are used. "
+        "To have them, install a PyTorch that comes with one of these",
+        stacklevel=2,
+    )
+    return False
 
 
 def takes(x: Tensor, *others: Tensor | None) -> bool:

@@ -3,9 +3,6 @@
 They take what `fused.py` takes for n in {2, 4}: bf16 streams and widths that are multiples of 8.
 """
 
-import functools
-import importlib
-
 import torch
 from torch import Tensor
 
@@ -16,20 +13,9 @@ from resbench.kernels.launches.plan import Boundary, cdiv
 STREAMS = 8
 
 
-@functools.cache
-def available() -> bool:
-    """Whether this Triton has the parts of Gluon that the kernels use."""
-    try:
-        for name in ("learn", "project", "wide_gradient"):
-            importlib.import_module(f"resbench.kernels.gluon.{name}")
-    except (ImportError, AttributeError):
-        return False
-    return True
-
-
 def takes(x: Tensor, *others: Tensor | None) -> bool:
     """Whether the kernels can work on streams x [M, 8, C] and these other tensors of the streams' dtype."""
-    return x.shape[1] == STREAMS and fused.suits(x, *others) and available()
+    return x.shape[1] == STREAMS and fused.suits(x, *others) and fused.available()
 
 
 def project(x: Tensor, parts_of_phi: Tensor, KP: int) -> tuple[Tensor, Tensor, int]:

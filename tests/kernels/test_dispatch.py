@@ -53,3 +53,23 @@ def test_bench_says_a_gpu_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
         pytest.skip("there is a GPU")
     assert main(["bench"]) == 2
     assert "needs a CUDA GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("version", "known"), [("3.5.1", False), ("3.6.0", True), ("3.9.0+git1", True), ("3.10.0rc1", False)]
+)
+def test_kernels_in_gluon_are_left_out_with_a_triton_they_were_not_compiled_with(
+    version: str, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from resbench.kernels.launches import fused
+
+    monkeypatch.setattr("triton.__version__", version)
+    fused.available.cache_clear()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert [fused.available(), fused.available()] == [known, known]
+    fused.available.cache_clear()
+    assert len(said) == (not known), "said once"
+    assert known or f"Triton {version}: the fastest kernels are known to compile with Triton 3.6 to 3.9 only" in str(
+        said[0].message
+    )
