@@ -1,7 +1,7 @@
-"""Compile every kernel that some operations launch for a Hopper GPU, on a machine without one; a line of JSON for each kernel.
+"""Compile every kernel that some operations launch for a GPU, on a machine without one; a line of JSON for each kernel.
 
 A process of its own: what is imported here is patched. Launches compile instead of running, and CPU tensors pass for a GPU's.
-Arguments: OPERATION:STREAMS for all its kernels, OPERATION:STREAMS:gluon for those in Gluon.
+Arguments: the compute capability (90 for Hopper), then OPERATION:STREAMS for all its kernels, OPERATION:STREAMS:gluon for those in Gluon.
 """
 
 import json
@@ -20,7 +20,7 @@ from resbench.kernels.cases import make
 from resbench.kernels.check import run
 from resbench.kernels.launches import fused
 
-HOPPER = GPUTarget("cuda", 90, 32)
+CAPABILITY = int(sys.argv[1])
 POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 OPTIONS = ("num_warps", "num_stages", "maxnreg")
 
@@ -48,15 +48,15 @@ def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **named: Any) -
     done.add(launch)
     source = (GluonASTSource if in_gluon else ASTSource)(self, signature, constants, aligned)
     options = {name: named[name] for name in OPTIONS if name in named}
-    compiled = triton.compile(source, target=HOPPER, options=options)
+    compiled = triton.compile(source, target=GPUTarget("cuda", CAPABILITY, 32), options=options)
     print(json.dumps({"of": wanted, "kernel": self.__name__, "shared": compiled.metadata.shared}), flush=True)
 
 
 JITFunction.run = compile_only
-fused.suits = lambda x, *_: x.dtype == torch.bfloat16 and x.shape[2] % 8 == 0
+fused.suits = lambda x, *_: CAPABILITY == 90 and x.dtype == torch.bfloat16 and x.shape[2] % 8 == 0
 functional.INTERPRETED = True
 done: set[tuple[str, str, str]] = set()
-for wanted in sys.argv[1:]:
+for wanted in sys.argv[2:]:
     operation, n, *rest = wanted.split(":")
     only_gluon = rest == ["gluon"]
     case = make(operation, 72, int(n), 256, torch.bfloat16, "cpu")
