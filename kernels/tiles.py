@@ -130,7 +130,9 @@ def gather_tile(rows: int, n: int, width: int, tokens: int, itemsize: int) -> Ti
     """Tile of the gathered gradient of x'; ``rows`` are phi's, ``parts`` is the number of token ranges."""
     columns = min(power_of_two(width, 16), 64 if n * rows <= 128 and itemsize == 2 else 16)
     parts = even_parts(-(-tokens // 32), -(-width // columns), 1000, 8, 128)
-    return Tile(32, columns, 4, 3 if itemsize == 2 and n <= 4 else 2, parts)
+    # a second stage of eight float32 streams would take more shared memory than an A100 has
+    stages = 3 if itemsize == 2 and n <= 4 else 2 if itemsize == 2 or n <= 4 else ONE_STAGE
+    return Tile(32, columns, 4, stages, parts)
 
 
 def learn_tile(rows: int, n: int, width: int, tokens: int, itemsize: int) -> Tile:

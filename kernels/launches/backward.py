@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from triton import OutOfResources
 
 from resbench.kernels import tiles
 from resbench.kernels.launches import fused, wide_fused
@@ -175,39 +176,45 @@ def gather_gradient(
     q: Tensor | None,
     phi: Tensor | None,
 ) -> Tensor:
-    """The gradient of x'."""
+    """The gradient of x'. Raises RuntimeError where a program of eight float32 streams does not fit on the GPU."""
     M, n, C = joined.shape
     gradient = torch.empty_like(joined)
     tile = tiles.gather_tile(1 if g is None else g.shape[0], n, C, M, joined.element_size())
     extent, ranges = shares(M, tile.tokens, tile.parts)
-    gather.gather_kernel[(cdiv(C, tile.columns), ranges)](
-        joined,
-        dout,
-        du,
-        pre,
-        weight,
-        norm,
-        g,
-        q,
-        narrowed(phi, joined.dtype) if phi is not None else None,
-        gradient,
-        M,
-        extent,
-        n=n,
-        C=C,
-        K=1 if phi is None else phi.shape[0],
-        KP=1 if g is None else g.shape[0],
-        PROJECTS=phi is not None,
-        SQUARES=1 if q is None else q.shape[0],
-        READS=du is not None,
-        NORMS=du is not None and plan.norms,
-        WEIGHS=weight is not None,
-        OUT=dout is not None,
-        BT=tile.tokens,
-        BC=tile.columns,
-        STAGES=tile.stages,
-        num_warps=tile.warps,
-    )
+    try:
+        gather.gather_kernel[(cdiv(C, tile.columns), ranges)](
+            joined,
+            dout,
+            du,
+            pre,
+            weight,
+            norm,
+            g,
+            q,
+            narrowed(phi, joined.dtype) if phi is not None else None,
+            gradient,
+            M,
+            extent,
+            n=n,
+            C=C,
+            K=1 if phi is None else phi.shape[0],
+            KP=1 if g is None else g.shape[0],
+            PROJECTS=phi is not None,
+            SQUARES=1 if q is None else q.shape[0],
+            READS=du is not None,
+            NORMS=du is not None and plan.norms,
+            WEIGHS=weight is not None,
+            OUT=dout is not None,
+            BT=tile.tokens,
+            BC=tile.columns,
+            STAGES=tile.stages,
+            num_warps=tile.warps,
+        )
+    except OutOfResources as error:
+        raise RuntimeError(
+            f"{n} streams in {str(joined.dtype).removeprefix('torch.')}: the kernels need {error.required} bytes of {error.name} a block, and this "
+            f"GPU has {error.limit}. Use streams of 16 bits (trainer.precision bf16-mixed) or up to {UNROLLED} streams"
+        ) from error
     return gradient
 
 

@@ -1,9 +1,11 @@
 """Which implementation takes a call."""
 
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
+from triton import OutOfResources
 
 from resbench.kernels import functional, reference
 
@@ -73,3 +75,25 @@ def test_kernels_in_gluon_are_left_out_with_a_triton_they_were_not_compiled_with
     assert known or f"Triton {version}: the fastest kernels are known to compile with Triton 3.6 to 3.9 only" in str(
         said[0].message
     )
+
+
+def test_streams_too_many_and_too_wide_for_a_gpu_are_told_with_what_to_do(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block of the largest kernel takes 144 KiB with eight float32 streams, a GPU of capability 8.6 has 99."""
+
+    class Small:
+        def __getitem__(self, grid: object) -> Callable[..., None]:
+            def launch(*_: object, **__: object) -> None:
+                raise OutOfResources(147456, 101376, "shared memory")
+
+            return launch
+
+    monkeypatch.setattr("resbench.kernels.triton.gather.gather_kernel", Small())
+    x = torch.randn(3, 8, 16, device=device, requires_grad=True)
+    read = functional.mhc_pre(x, torch.rand(3, 8, device=device), backend="triton")
+    with pytest.raises(
+        RuntimeError,
+        match="8 streams in float32: .* 147456 bytes of shared memory .* has 101376. Use streams of 16 bits",
+    ):
+        read.sum().backward()
