@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,9 +106,7 @@ class Plan:
     @cached_property
     def run_keys(self) -> frozenset[str]:
         """The key of every run."""
-        finals = (self.final(cell.cell, seed) for cell in self.cells for seed in self.spec.seeds)
-        trials = (self.trial(cell.cell, number) for cell in self.cells for number in range(self.trials))
-        return frozenset(run.key for run in (*finals, *trials))
+        return frozenset(chain.from_iterable(planned_keys(self.record()).values()))
 
     def final(self, cell: Cell, seed: int) -> PlannedRun:
         return PlannedRun(self.spec.name, cell, "final", seed, seed)
@@ -138,6 +137,16 @@ class Plan:
             if getattr(search, name) == fields[name].get_default(call_default_factory=True)
         }
         return search.model_dump(mode="json", exclude=silent)
+
+
+def planned_keys(record: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Keys of all planned runs by cell, from the record of `Plan.record`."""
+    trials = record["search"]["trials"] if record["search"] else 0
+    return {
+        cell: [f"{record['name']}/{cell}/search/trial={number}" for number in range(trials)]
+        + [f"{record['name']}/{cell}/final/seed={seed}" for seed in record["seeds"]]
+        for cell in record["cells"]
+    }
 
 
 def make_plan(spec: SweepSpec, describe: Describe | None = None, fields: SchemeFields = registered_fields) -> Plan:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resbench.sweeps.ledger import RESULTS, Entry, Ledger
+from resbench.sweeps.plan import planned_keys
 from resbench.sweeps.progress import count, duration, plural
 
 STATES = ("waiting", "running", "dead", "failed", *RESULTS)
@@ -46,16 +47,6 @@ class Status:
         for cell in self.cells:
             total.update(cell.states)
         return total
-
-
-def planned_keys(record: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Keys of all planned runs by cell, from the record of `Plan.record`."""
-    trials = record["search"]["trials"] if record["search"] else 0
-    return {
-        cell: [f"{record['name']}/{cell}/search/trial={number}" for number in range(trials)]
-        + [f"{record['name']}/{cell}/final/seed={seed}" for seed in record["seeds"]]
-        for cell in record["cells"]
-    }
 
 
 def status_of(
