@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from resbench.results.cells import labelled, natural
+from resbench.results.cells import labelled, natural, size_order
 from resbench.results.ranking import REFERENCE
 from resbench.results.runs import ranked_runs
 from resbench.results.scaling.effects import effects, iso_flops
@@ -75,7 +75,7 @@ def scaling(runs: pd.DataFrame, study: str, resamples: int = RESAMPLES, sizes: S
     complete = usable(table)
     left_out: list[str] = []
     if sizes:
-        there = list(dict.fromkeys(complete.sort_values("params_total")["size"].dropna().astype(str)))
+        there = sorted(set(complete["size"].dropna()), key=lambda size: (size_order(size), natural(size)))
         for size in sizes:
             if size not in there:
                 raise ValueError(f"--size {size}: study {study!r} has complete runs of {', '.join(there) or 'no size'}")
