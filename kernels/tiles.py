@@ -130,8 +130,11 @@ def gather_tile(rows: int, n: int, width: int, tokens: int, itemsize: int) -> Ti
     """Tile of the gathered gradient of x'; ``rows`` are phi's, ``parts`` is the number of token ranges."""
     columns = min(power_of_two(width, 16), 64 if n * rows <= 128 and itemsize == 2 else 16)
     parts = even_parts(-(-tokens // 32), -(-width // columns), 1000, 8, 128)
-    # a second stage of eight float32 streams would take more shared memory than an A100 has
-    stages = 3 if itemsize == 2 and n <= 4 else 2 if itemsize == 2 or n <= 4 else ONE_STAGE
+    stages = 2
+    if itemsize == 2 and n <= 4:
+        stages = 3
+    elif itemsize > 2 and n > 4:
+        stages = ONE_STAGE  # of two, eight float32 streams would take more shared memory than an A100 has
     return Tile(32, columns, 4, stages, parts)
 
 

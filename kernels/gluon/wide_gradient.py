@@ -25,8 +25,8 @@ TOKENS = 64
 WARPS = 16
 """Of a program: every warp has four tokens."""
 
-NAMED = gl.constexpr(hasattr(gl.shared_memory_descriptor, "reinterpret"))
-"""Triton 3.9 has it; before, the method was called `_reinterpret`."""
+REINTERPRET = gl.constexpr("reinterpret" if hasattr(gl.shared_memory_descriptor, "reinterpret") else "_reinterpret")
+"""What a method is called since Triton 3.9, and was before."""
 
 
 @gluon.jit
@@ -147,18 +147,9 @@ def wide_gradient_kernel(
     if OUT:
         douts = gl.allocate_shared_memory(element, [BT, 8, BC], rowwise)
     by_turn: gl.constexpr = gl.SwizzledSharedLayout(8, 2, 4, [3, 2, 1, 0])
-    turned_Z = (
-        Z.reinterpret(element, [PER, WARPS, 16, BC], by_turn)
-        if NAMED
-        else Z._reinterpret(element, [PER, WARPS, 16, BC], by_turn)
-    )
-    x_tiles = turned_Z.slice(0, 8, 2)
+    x_tiles = getattr(Z, REINTERPRET)(element, [PER, WARPS, 16, BC], by_turn).slice(0, 8, 2)
     if OUT:
-        dout_tiles = (
-            douts.reinterpret(element, [PER, WARPS, 8, BC], by_turn)
-            if NAMED
-            else douts._reinterpret(element, [PER, WARPS, 8, BC], by_turn)
-        )
+        dout_tiles = getattr(douts, REINTERPRET)(element, [PER, WARPS, 8, BC], by_turn)
     # one for each half of the tokens: writing to one then waits for nothing that concerns the other
     passing = ()
     for _ in gl.static_range(GROUPS):
@@ -274,8 +265,7 @@ def wide_gradient_kernel(
     Z.slice(8, 8, 1).store(gl.zeros([BT, 8, BC], element, streams))
     # rows 8 to 11 of Z by themselves
     quads: gl.constexpr = gl.SwizzledSharedLayout(8, 2, 2, [3, 2, 1, 0])
-    quad_Z = Z.reinterpret(element, [BT, 4, 4, BC], quads) if NAMED else Z._reinterpret(element, [BT, 4, 4, BC], quads)
-    mores = quad_Z.slice(2, 1, 1)
+    mores = getattr(Z, REINTERPRET)(element, [BT, 4, 4, BC], quads).slice(2, 1, 1)
     sums = ()
     for _ in gl.static_range(GROUPS):
         sums = sums + (gl.zeros([GROUP, 16, 8], gl.float32, per_token),)
