@@ -13,7 +13,8 @@ from resbench.sweeps.plan import CellPlan, one_device, shape_of, written
 if TYPE_CHECKING:
     from resbench.harness.memory import MemoryEstimate
 
-Estimate = Callable[[CellPlan], "MemoryEstimate | None"]
+Estimate = Callable[[CellPlan], "MemoryEstimate | str"]
+"""What a cell needs, or why that cannot be worked out."""
 
 
 @dataclass(frozen=True)
@@ -99,20 +100,23 @@ def berths(
 
 
 def check_memory(cells: Sequence[CellPlan], places: Sequence[Berth], estimate: Estimate) -> list[str]:
-    """What the terminal should say of each cell that has no estimate.
+    """What the terminal should say of cells that have no estimate, a line for each reason.
 
     Raises ValueError naming the first cell that cannot fit in its berth, with the estimate, the GPU's memory and what to do.
     """
     tightest = min(places, key=lambda berth: berth.memory_gib)
     gpu = min(tightest.gpus, key=lambda gpu: gpu.memory_gib)
-    unknown = []
+    unknown: dict[str, list[str]] = {}
     for cell in cells:
         needed = estimate(cell)
-        if needed is None:
-            unknown.append(f"{cell.cell.id}: its memory cannot be estimated, so it is not checked")
+        if isinstance(needed, str):
+            unknown.setdefault(needed, []).append(cell.cell.id)
         elif needed.total > tightest.memory_gib:
             raise ValueError(_refusal(cell, needed, tightest, gpu))
-    return unknown
+    return [
+        f"{ids[0]}{f' and {len(ids) - 1} more' if ids[1:] else ''}: not checked for memory, which cannot be estimated: {reason}"
+        for reason, ids in unknown.items()
+    ]
 
 
 def _refusal(cell: CellPlan, needed: "MemoryEstimate", berth: Berth, gpu: Gpu) -> str:
@@ -135,18 +139,18 @@ def _refusal(cell: CellPlan, needed: "MemoryEstimate", berth: Berth, gpu: Gpu) -
 
 
 def estimator(describe: "Callable[[list[str]], MemoryEstimate]") -> Estimate:
-    """Estimates of cells by `resbench.harness.memory.estimate_memory`, once for each shape; None where a model cannot be run without data."""
-    known: dict[str, MemoryEstimate | None] = {}
+    """Estimates of cells by `resbench.harness.memory.estimate_memory`, once for each shape; the error of a model that cannot be run without data."""
+    known: dict[str, MemoryEstimate | str] = {}
 
-    def estimate(cell: CellPlan) -> "MemoryEstimate | None":
+    def estimate(cell: CellPlan) -> "MemoryEstimate | str":
         config: Mapping[str, object] = cell.cell.config
         shape = shape_of(config)
         if shape not in known:
             with written(config) as path:
                 try:
                     known[shape] = describe(["--config", str(path), *one_device(config)])
-                except Exception:  # a plugin's model may look at its data; that is no reason not to train it
-                    known[shape] = None
+                except Exception as error:  # a plugin's model may look at its data; that is no reason not to train it
+                    known[shape] = f"{type(error).__name__}: {error}".splitlines()[0]
         return known[shape]
 
     return estimate

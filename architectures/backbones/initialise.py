@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 class Linear(nn.Linear):
@@ -42,6 +43,7 @@ def initialise(model: nn.Module, output_scale: float) -> None:
         if (
             not isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d)
             or module.weight.is_meta
+            or isinstance(module.weight, FakeTensor)  # which must not be drawn in threads, and holds no data
             or id(module.weight) in drawn
         ):
             continue

@@ -1,5 +1,8 @@
 """The memory estimate agrees with what a real forward pass keeps, and asks nothing of CUDA."""
 
+from contextlib import nullcontext
+from pathlib import Path
+
 import pytest
 import torch
 from harness_support import Argv
@@ -8,11 +11,22 @@ from resbench.harness import config, memory
 from resbench.harness.breakdown import ActivationMemory
 from resbench.harness.config import parse
 from resbench.harness.gpus import Gpu
-from resbench.harness.memory import estimate_memory
+from resbench.harness.memory import MemoryEstimate, estimate_memory
+from resbench.results.runs import load_runs
+from resbench.sweeps.packing import estimator
+from resbench.sweeps.plan import make_plan
+from resbench.sweeps.spec import load_spec
+
+STUDY = Path(__file__).parents[2] / "results" / "published" / "h200-2026"
+COUNTS = dict.fromkeys(("params_total", "params_connection", "flops_per_token", "steps", "tokens"), 1)
+"""In place of building every network of a plan."""
 
 
 @pytest.mark.parametrize("scheme", ["resnet", "hc", "mhc"])
-def test_activations_are_those_of_a_real_forward_pass(argv: Argv, scheme: str) -> None:
+def test_activations_are_those_of_a_real_forward_pass(
+    argv: Argv, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "as_on_a_gpu", nullcontext)  # the real one here is on a CPU
     arguments = argv(f"--model.scheme={scheme}", "--model.backbone.depth=3")
     found = estimate_memory([*arguments, "--trainer.precision=bf16-mixed"])
     cli = parse(arguments)
@@ -54,3 +68,30 @@ def test_planning_on_a_machine_with_gpus_initialises_no_cuda(argv: Argv, monkeyp
         monkeypatch.setattr(config, "inventory", lambda c=capability: (Gpu("GPU-a", "a", 80.0, c),))
         assert parse([*argv(), "--trainer.accelerator=auto"]).config.trainer.precision == precision
     estimate_memory([*argv(), "--trainer.accelerator=auto", "--trainer.devices=1"])
+
+
+@pytest.mark.parametrize(("sweep", "chosen"), [("depth", {"depth": "8", "lr": "0.003"}), ("ladder", {"size": "3m"})])
+def test_estimates_are_near_what_runs_on_a_gpu_took(sweep: str, chosen: dict[str, str]) -> None:
+    """The published runs: those of the first sweep not compiled, those of the second with the temporaries that torch.compile saves."""
+    runs = load_runs(sorted(STUDY.glob("state/runs-*.zip")), f"h200-{sweep}").groupby("cell")["peak_gib"].median()
+    plan = make_plan(load_spec(STUDY / f"{sweep}.yaml"), lambda argv: COUNTS)
+    cells = [cell for cell in plan.cells if all(cell.cell.labels[name] == value for name, value in chosen.items())]
+    needs = estimator(estimate_memory)
+    ratios = {}
+    for cell in cells:
+        found = needs(cell)
+        assert isinstance(found, MemoryEstimate), found
+        ratios[cell.cell.id] = (found.total - memory.CONTEXT_GIB) / runs[cell.cell.id]
+    assert len(ratios) >= 4
+    assert all(0.85 < ratio < 1.2 for ratio in ratios.values()), ratios
+
+
+def test_a_large_network_is_estimated_on_many_threads(argv: Argv) -> None:
+    """Its weights are drawn by threads, which tensors without data do not bear."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(8)
+    try:
+        found = estimate_memory(argv("--model.backbone.depth=24"))
+    finally:
+        torch.set_num_threads(threads)
+    assert found.activations > 0

@@ -122,8 +122,9 @@ def test_a_cell_that_cannot_fit_is_refused_with_its_estimate_and_what_to_do(plan
     with pytest.raises(ValueError, match="a run has the 80.0 GiB of NVIDIA H100") as refused:
         check_memory(cells, berths(cells, GPUS, None, None), lambda cell: alone)
     assert "--per-gpu" not in str(refused.value)
-    assert check_memory(cells[:1], berths(cells, GPUS, None, 3), lambda cell: None) == [
-        "scheme=resnet: its memory cannot be estimated, so it is not checked"
+    told = check_memory(cells, berths(cells, GPUS, None, 3), lambda cell: "RuntimeError: looks at its data")
+    assert told == [
+        f"scheme=resnet and {len(cells) - 1} more: not checked for memory, which cannot be estimated: RuntimeError: looks at its data"
     ]
 
 
