@@ -23,9 +23,7 @@ COUNTS = dict.fromkeys(("params_total", "params_connection", "flops_per_token", 
 
 
 @pytest.mark.parametrize("scheme", ["resnet", "hc", "mhc"])
-def test_activations_are_those_of_a_real_forward_pass(
-    argv: Argv, scheme: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_activations_are_those_of_a_real_forward_pass(argv: Argv, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "as_on_a_gpu", nullcontext)  # the real one here is on a CPU
     arguments = argv(f"--model.scheme={scheme}", "--model.backbone.depth=3")
     found = estimate_memory([*arguments, "--trainer.precision=bf16-mixed"])

@@ -104,13 +104,23 @@ def test_the_published_files_are_small_and_name_no_place() -> None:
     assert not [value for value in values if value.startswith(("/", "sqlite:"))]
 
 
-def test_the_study_s_claims_are_those_of_its_runs(tmp_path: Path) -> None:
-    sweeps = ("h200-streams", "h200-sinkhorn", "h200-depth", "h200-ladder")
-    chosen = [word for sweep in sweeps for word in ("--study", sweep)]
+@pytest.mark.parametrize(
+    ("folder", "sweeps"),
+    [("claims", ("streams", "sinkhorn", "depth", "ladder")), ("beyond/claims", ("beyond",))],
+)
+def test_the_study_s_claims_are_those_of_its_runs(folder: str, sweeps: tuple[str, ...], tmp_path: Path) -> None:
+    chosen = [word for sweep in sweeps for word in ("--study", f"h200-{sweep}")]
     files = sorted(map(str, (STUDY / "state").glob("runs-*.zip")))
     assert main(["claims", "--from", *files, *chosen, "--out", str(tmp_path)]) == 0
     for name in ("claims.md", "claims.json"):
-        assert (tmp_path / name).read_bytes() == (STUDY / "claims" / name).read_bytes(), name
+        assert (tmp_path / name).read_bytes() == (STUDY / folder / name).read_bytes(), name
+
+
+def test_the_study_s_tables_name_only_figures_that_are_there() -> None:
+    for table in STUDY.glob("*/leaderboard.md"):
+        named = re.findall(r"\]\(([\w/.-]+\.svg)\)", table.read_text())
+        assert named
+        assert [name for name in named if not (table.parent / name).is_file()] == [], table
 
 
 def test_the_study_s_pages_count_its_runs() -> None:

@@ -141,7 +141,7 @@ STUDY = Path(resbench.results.published.__path__[0]) / "h200-2026"
 
 
 def test_the_study_on_one_h200_is_what_its_page_says() -> None:
-    """Planned without building models; the ladder's learning rate falls as one over the width."""
+    """Planned without building models; the learning rate falls as one over the width."""
     rows = re.findall(r"^\| \[(\w+)\.yaml\].*\| (\d+) \| \S+ \| (\d+) \|$", (STUDY / "README.md").read_text(), re.M)
     assert sorted(name for name, _, _ in rows) == sorted(file.stem for file in STUDY.glob("*.yaml"))
     for name, runs, workers in rows:
@@ -150,9 +150,9 @@ def test_the_study_on_one_h200_is_what_its_page_says() -> None:
         assert plan.spec.name == f"h200-{name}"
         data = [cell.cell.config["data"]["init_args"] for cell in plan.cells]
         assert all(one["root"] == "site-packages" and one["min_megabytes"] == 100 for one in data)
-    ladder = make_plan(load_spec(STUDY / "ladder.yaml"), uncounted)
     widths = {"400k": 96, "1m": 128, "3m": 192, "7m": 256, "15m": 320}
-    for cell in ladder.cells:
+    climbing = [make_plan(load_spec(STUDY / f"{name}.yaml"), uncounted) for name in ("ladder", "beyond")]
+    for cell in (cell for plan in climbing for cell in plan.cells):
         rate = cell.cell.config["model"]["learning_rate"]
         assert rate == pytest.approx(6e-3 * 192 / widths[cell.cell.labels["size"]])
 
