@@ -17,9 +17,10 @@ EX_TEMPFAIL = 75
 class Deadline:
     """What fits in the time that is left. Durations are learned from the runs that end, start-up and compilation included.
 
-    A cell without one is expected to take as long per FLOP as the cell most like it that has one: small models keep a GPU waiting, so that
-    FLOP/s differ by an order of magnitude between sizes. That is too long for a larger one, so the first run of a deadline that is ``daring`` may be
-    of a cell that nobody has measured, whatever is expected of it: else the largest models might never get their turn.
+    A cell without one is expected to train as the cell most like it that has one: as long per FLOP if it is larger, as long per token if it is
+    smaller, because small models keep a GPU waiting and their FLOP/s differ by an order of magnitude. That is too long for a larger one, so the
+    first run of a deadline that is ``daring`` may be of a cell that nobody has measured, whatever is expected of it: else the largest models might
+    never get their turn.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Deadline:
         return self.left <= 0
 
     def ended(self, cell: CellPlan, seconds: float, training_s: float | None) -> None:
-        """Learn from a run that ended with a result: how long its process took, and how much of that was training. The longest counts."""
+        """Learn from a run that ended with a result: how long its process took, and its steps at their usual speed. The longest counts."""
         self._overhead = max(self._overhead, seconds - (training_s or seconds))
         earlier = self._measured.get(cell.cell.id, (cell, 0.0))[1]
         self._measured[cell.cell.id] = cell, max(seconds, earlier)
@@ -64,8 +65,10 @@ class Deadline:
             return self._expected.seconds(cell) + self._overhead
         known = [*self._measured.values(), *((earlier, self.seconds(earlier)) for earlier in self._earlier)]
         if known:
-            like, took = min(known, key=lambda one: abs(math.log(one[0].flops_per_token / cell.flops_per_token)))
-            return took * max(1.0, cell.flops / like.flops)
+            like, took = min(known, key=lambda one: _distance(one[0], cell))
+            fixed = min(self._overhead, took)
+            size = max(1.0, cell.flops_per_token / like.flops_per_token)
+            return fixed + (took - fixed) * size * cell.tokens / like.tokens
         return self._expected.seconds(cell) if self._expected else 0.0
 
     def cut_short(self, cell: CellPlan) -> None:
@@ -85,3 +88,11 @@ class Deadline:
 
     def _is_known(self, cell: CellPlan) -> bool:
         return cell.cell.id in self._measured or any(earlier.cell.id == cell.cell.id for earlier in self._earlier)
+
+
+def _distance(known: CellPlan, cell: CellPlan) -> tuple[float, float]:
+    """How unlike two cells are: in size, and in tokens where sizes are alike."""
+    return (
+        abs(math.log(known.flops_per_token / cell.flops_per_token)),
+        abs(math.log(known.tokens / cell.tokens)),
+    )

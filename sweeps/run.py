@@ -260,7 +260,8 @@ class Runner:
         entry = self._ledger.close(task.planned)
         if entry.has_result:
             self._agenda.ended(task.planned, entry)
-            self._deadline.ended(task.cell, event.seconds, entry.seconds)
+            steps_s = entry.tokens / entry.tokens_per_s if entry.tokens_per_s else None
+            self._deadline.ended(task.cell, event.seconds, steps_s)
             self._ended += 1
             self._eta.done(self._throughput.seconds(task.cell))
             self._display.ended(

@@ -148,8 +148,12 @@ def test_durations_are_learned_from_the_cell_itself_or_the_one_most_like_it() ->
     deadline.ended(cell("small", 10), 6.0, 4.0)
     deadline.ended(cell("large", 1000), 40.0, 39.0)
     assert deadline.seconds(cell("small", 10)) == 6.0
-    assert deadline.seconds(cell("like small", 20)) == 12.0, "as long per FLOP as the small one"
-    assert deadline.seconds(cell("like large", 500)) == 40.0, "never shorter"
+    assert deadline.seconds(cell("like small", 20)) == 2.0 + 2 * 4.0, (
+        "as long per FLOP as the small one, after the overhead"
+    )
+    assert deadline.seconds(cell("like large", 500)) == 40.0, "as long per token as the large one"
+    assert deadline.seconds(cell("like large", 500, tokens=50)) == 2.0 + 0.5 * 38.0
+    assert deadline.seconds(cell("like small", 10, tokens=300)) == 2.0 + 3 * 4.0
     assert deadline.seconds(cell("known", 10)) == 100 / 50 + 1.5 + 2.0, "measured earlier, plus the overhead seen now"
     assert deadline.fits(cell("large", 1000))
     now[0] = 53.0
