@@ -72,6 +72,12 @@ def count(cli: RunCLI) -> Facts:
     )
 
 
+def _most_on_a_gpu(*tags: Mapping[str, str]) -> str | None:
+    """A run that goes on alone had company before: its speed is that of both parts."""
+    shares = [int(some[names.TAG_GPU_SHARE]) for some in tags if names.TAG_GPU_SHARE in some]
+    return str(max(shares)) if shares else None
+
+
 def open_run(
     cli: RunCLI,
     facts: Facts,
@@ -130,6 +136,7 @@ def open_run(
             names.TAG_OUTCOME: "running",
             "mlflow.note.content": None if "mlflow.note.content" in earlier else description(cli, own, facts),
             **tags,
+            names.TAG_GPU_SHARE: _most_on_a_gpu(tags, earlier if checkpoint else {}),
         }
     )
     run.log_params(

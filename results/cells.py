@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from resbench.results.runs import shared_gpu
 from resbench.results.statistics import Comparison, Estimate, mean_interval
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ class Cell:
     reference, `holm_p` its p corrected over the group's comparisons and
     `equivalence_p` that of its equivalence test. `conformance` is the badge of `resbench check-scheme`.
 
+    Speeds and times are those of runs that had their GPU alone; `shared_gpu` says that one had not.
+
     `multipliers` has, for each cost (`flops`, `wall_s`, `peak_gib`), how many times the reference must spend for the same loss over the
     scheme's whole ladder of sizes and budgets, or the sentence that says why that cannot be told. `tuning_runs` counts the search trials that
     chose the cell's hyper-parameters: 0 where they were given. `verified` says what a rerun of a submission's runs found,
@@ -112,6 +115,7 @@ class Cell:
     gain_forward: float | None
     gain_backward: float | None
     hardware: tuple[str, ...]
+    shared_gpu: bool
     kernels: tuple[str, ...]
     commits: tuple[str, ...]
     dirty: bool
@@ -135,11 +139,15 @@ class Cell:
 def labelled(runs: pd.DataFrame) -> pd.DataFrame:
     """The table with two more columns read from `cell`: `label` (the scheme, as the sweep calls it) and `setting` (the rest).
 
+    Speeds and times of runs that shared a GPU with others are left out: they are as much those of the others.
+
     `scheme=mhc,size=1m,scheme.n_streams=2,depth=8` has the label `mhc, n = 2` and the setting `depth=8`. A run
     without a named size is told by its shape, `8x336`.
     """
     parts = [_label_and_setting(cell, scheme) for cell, scheme in zip(runs["cell"], runs["scheme"], strict=True)]
     shape = runs["depth"].astype("string") + "x" + runs["width"].astype("string")
+    runs = runs.copy()
+    runs.loc[shared_gpu(runs), ["tokens_per_s", "wall_s", "step_ms", "mfu"]] = float("nan")
     return runs.assign(
         label=pd.Series([label for label, _ in parts], dtype="string", index=runs.index),
         setting=pd.Series([setting for _, setting in parts], dtype="string", index=runs.index),
@@ -251,6 +259,7 @@ def _cell(runs: pd.DataFrame) -> Cell:
         gain_forward=_mean(runs["gain_forward"]),
         gain_backward=_mean(runs["gain_backward"]),
         hardware=_distinct(runs["hardware"]),
+        shared_gpu=bool(shared_gpu(runs).any()),
         kernels=_distinct(runs["kernels"]),
         commits=_distinct(runs["commit"]),
         dirty=bool(runs["dirty"].fillna(False).any()),

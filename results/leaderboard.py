@@ -16,7 +16,7 @@ import pandas as pd
 from resbench.results.cells import Cell, Group, labelled, summarise
 from resbench.results.columns import printable
 from resbench.results.ranking import REFERENCE, compare, verdict
-from resbench.results.runs import FINAL, ranked_runs
+from resbench.results.runs import FINAL, SHARED, ranked_runs
 from resbench.results.scaling.frontier import Multiplier
 from resbench.results.scaling.multipliers import multipliers
 from resbench.results.scaling.points import COSTS
@@ -226,6 +226,7 @@ def _notes(cells: Sequence[Cell], runs: pd.DataFrame) -> list[str]:
             "row",
             "over several kinds of hardware: throughput and memory are averages over them.",
         ),
+        counted(lambda c: c.shared_gpu, "row", f"of {SHARED}."),
         "The runs saw different data under one task name: rows are compared only where the data is the same."
         if len(data) > len({task for task, _ in data})
         else "",

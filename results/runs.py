@@ -20,6 +20,9 @@ Source = Literal["metric", "param", "tag", "run"]
 RESULTS = ("complete", "diverged", "oom")
 """Outcomes that say something about a scheme; the others (failed, pruned, running) only say that a run is missing."""
 
+SHARED = "runs that shared a GPU with others: their speeds and times are not shown, being as much those of the others"
+"""For notes and reasons."""
+
 FINAL = "final"
 """The phase whose runs are ranked; runs of a search only chose hyper-parameters."""
 
@@ -114,6 +117,11 @@ COLUMNS: tuple[Column, ...] = (
         "float64",
     ),
     _tag("hardware", "what it ran on"),
+    _tag(
+        "gpu_share",
+        "runs that its sweep trained on its GPU at a time; missing outside sweeps and on a CPU",
+        dtype="Int64",
+    ),
     _tag("kernels", "what computed the connections: triton or torch"),
     _tag("commit", "commit of the code"),
     _tag("dirty", "whether the code had uncommitted changes", dtype="boolean"),
@@ -155,6 +163,11 @@ def ranked_runs(runs: pd.DataFrame) -> pd.DataFrame:
     final["attempts"] = final.groupby(planned, dropna=False)["run_id"].transform("count")
     kept = final.drop_duplicates(planned, keep="last").drop(columns="has_result")
     return kept.sort_values(["started", "run_id"], ignore_index=True)
+
+
+def shared_gpu(runs: pd.DataFrame) -> pd.Series[bool]:
+    """Which runs trained on a GPU beside others of their sweep. Those of before this was noted, and those outside sweeps, count as alone."""
+    return runs["gpu_share"].fillna(1) > 1
 
 
 def _record(run: RawRun) -> dict[str, Any]:

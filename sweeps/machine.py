@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from resbench.harness import names
 from resbench.harness.gpus import Gpu, inventory
 from resbench.sweeps.grid import Cell, devices_of, wants_gpus
 from resbench.sweeps.packing import Berth, berths, check_memory, choose, estimator
@@ -24,6 +25,10 @@ class Machine:
     def visible(self, slot: int, cell: Cell) -> str | None:
         """`CUDA_VISIBLE_DEVICES` of a run of ``cell`` in a slot; None to leave it alone."""
         return self.berths[slot].visible(devices_of(cell)) if self.berths and wants_gpus(cell) else None
+
+    def tags(self, slot: int, cell: Cell) -> dict[str, str]:
+        """What a run of ``cell`` in a slot says of its place: how many runs share its GPU."""
+        return {names.TAG_GPU_SHARE: str(self.berths[slot].share)} if self.berths and wants_gpus(cell) else {}
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,7 @@ class Runner:
             key=planned.key,
             target=target.function,
             argv=target.arguments(("--config", str(config))),
-            tags=self._ledger.tags(planned),
+            tags=self._ledger.tags(planned) | self._machine.tags(slot, planned.cell),
             run_id=run_id,
             threads=self._machine.threads,
             gpus=self._machine.visible(slot, planned.cell),

@@ -191,7 +191,7 @@ def _range(name: str, values: pd.DataFrame, index: pd.Index) -> dict[str, pd.Ser
 
 def _wall_at(cell: Cell, wall: pd.DataFrame | None, tokens: pd.Index) -> np.ndarray:
     """Mean over runs of the seconds at which each had seen so many tokens, interpolated between logged values."""
-    if wall is None:
+    if wall is None or cell.shared_gpu:
         return np.full(len(tokens), np.nan)
     logged = [table for _, table in wall[wall["run_id"].isin(cell.run_ids.values())].groupby("run_id") if len(table)]
     if len(logged) < len(cell.run_ids):

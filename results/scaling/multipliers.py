@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import pandas as pd
 
 from resbench.results.ranking import REFERENCE
+from resbench.results.runs import SHARED, shared_gpu
 from resbench.results.scaling.frontier import Multiplier, multiplier
 from resbench.results.scaling.points import COSTS, points, usable
 
@@ -37,13 +38,17 @@ def multipliers(table: pd.DataFrame) -> dict[tuple[LadderKey, str], Mapping[str,
 def over_reference(own: pd.DataFrame, reference: pd.DataFrame) -> Iterator[tuple[str, Multiplier | str]]:
     """The multiplier of one label's usable runs for each cost."""
     for cost in COSTS:
-        reason = one_machine(own, reference) if cost != "flops" else ""
-        yield cost, reason or multiplier(points(own, cost), points(reference, cost))
+        yield cost, not_compared(cost, own, reference) or multiplier(points(own, cost), points(reference, cost))
 
 
-def one_machine(own: pd.DataFrame, reference: pd.DataFrame | None) -> str:
-    """Why time and memory of these runs cannot be compared; empty if they can."""
-    kinds = set(own["hardware"].dropna()) | (set() if reference is None else set(reference["hardware"].dropna()))
+def not_compared(cost: str, own: pd.DataFrame, reference: pd.DataFrame | None) -> str:
+    """Why a cost of these usable runs cannot be compared; empty if it can."""
+    if cost == "flops":
+        return ""
+    runs = own if reference is None else pd.concat([own, reference])
+    if cost == "wall_s" and shared_gpu(runs).any():
+        return SHARED
+    kinds = set(runs["hardware"].dropna())
     if len(kinds) == 1:
         return ""
     return f"runs on {len(kinds)} kinds of hardware: time and memory are not compared across them"

@@ -21,7 +21,7 @@ from resbench.results.runs import ranked_runs
 from resbench.results.scaling.effects import effects, iso_flops
 from resbench.results.scaling.frontier import power_law
 from resbench.results.scaling.law import Fit, fit
-from resbench.results.scaling.multipliers import LADDER, one_machine, over_reference
+from resbench.results.scaling.multipliers import LADDER, not_compared, over_reference
 from resbench.results.scaling.points import COSTS, Point, points, usable
 
 SCHEMA = "resbench.scaling/1"
@@ -215,9 +215,8 @@ def _frontiers(
 ) -> None:
     for cost in COSTS:
         row = head | {"cost": cost}
-        reason = one_machine(own, reference) if cost != "flops" else ""
         cells = points(own, cost)
-        law = reason or power_law(cells)
+        law = not_compared(cost, own, reference) or power_law(cells)
         if isinstance(law, str):
             found["frontiers"].append(row | {"reason": law})
         else:

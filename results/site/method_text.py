@@ -28,7 +28,8 @@ the runs of one seed differ in their residual connections alone. The validation 
 
 Compute counts the connections: FLOPs per token are those of a forward and a backward pass, 2 per multiply-add, residual connections included.
 Throughput is training tokens over wall-clock time; overhead is the extra time for a token, resnet's throughput over the scheme's, less one.
-Memory is the peak that was allocated on a GPU, or resident on a CPU. Both are compared only between runs on the same hardware.
+Memory is the peak that was allocated on a GPU, or resident on a CPU. Both are compared only between runs on the same hardware;
+speeds and times of runs whose sweep trained several on a GPU at once are left out.
 """,
     ),
     Section(

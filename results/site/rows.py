@@ -8,6 +8,7 @@ from typing import Any
 from resbench.results.cells import Cell
 from resbench.results.columns import COLUMNS, NOTHING, DisplayColumn, one_and_more, printable
 from resbench.results.ranking import verdict
+from resbench.results.runs import SHARED
 from resbench.results.site.environment import scheme_link
 
 VIEWS = {"result": "Result", "cost": "Cost", "stability": "Stability", "provenance": "Provenance", "all": "All columns"}
@@ -37,6 +38,8 @@ ALWAYS_SHOWN = frozenset(
 )  # fmt: skip
 """Columns that stay even where no row has anything in them: that something was not measured is for the reader to know."""
 
+TIMES = {"tokens_per_s", "tokens_per_s_ratio", "overhead", "wall_s"}
+
 WHY_EMPTY = {
     "kernels": "these runs did not log what computed their connections",
     "verified": "no rerun on another machine was made of these runs",
@@ -44,8 +47,8 @@ WHY_EMPTY = {
     "lr_sensitivity": "the learning rate was no factor of the sweep",
     "gain_forward": "the scheme has no mixing matrix, or no gain was logged",
     "gain_backward": "the scheme has no mixing matrix, or no gain was logged",
-    "tokens_per_s_ratio": "ran on other or several kinds of hardware than resnet",
-    "overhead": "ran on other or several kinds of hardware than resnet",
+    "tokens_per_s_ratio": "ran on other or several kinds of hardware than resnet, or resnet shared its GPU",
+    "overhead": "ran on other or several kinds of hardware than resnet, or resnet shared its GPU",
     "peak_gib_ratio": "ran on other or several kinds of hardware than resnet",
     "detectable": "the reference, or fewer than two pairs",
     "within": "the reference, or fewer than two pairs",
@@ -75,6 +78,8 @@ def why_empty(column: DisplayColumn, cell: Cell) -> str:
         return ""
     if cell.is_reference and column.key.startswith("multiplier_"):
         return "the reference"
+    if cell.shared_gpu and column.key in TIMES:
+        return SHARED
     reason = column.why(cell) or WHY_EMPTY.get(column.key, "")
     return printable(reason)
 

@@ -1,4 +1,4 @@
-"""A submission file, version 2: what it may hold, field by field. Anything else in it, and anything that is not plain data, is refused.
+"""A submission file, version 3: what it may hold, field by field. Anything else in it, and anything that is not plain data, is refused.
 
 Names are ASCII letters, digits and a few signs, so that they are harmless in HTML, Markdown, file names, terminals and spreadsheets
 before anything is escaped, and so that no two that look alike differ.
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-SCHEMA = "resbench.submission/2"
+SCHEMA = "resbench.submission/3"
 
 MOST_RUNS = 5000
 
@@ -59,6 +59,7 @@ class SubmittedRun(BaseModel):
     hardware: Annotated[
         str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.,@()/+-]*$", max_length=120, strict=True)
     ]
+    gpu_share: Annotated[int, Field(ge=1, le=1024, strict=True)] | None
     n_streams: Annotated[int, Field(ge=1, le=4096, strict=True)] | None
     sinkhorn_iterations: Annotated[int, Field(ge=0, le=100_000, strict=True)] | None
     params_total: Annotated[int, Field(gt=0, lt=10**15, strict=True)]
@@ -88,7 +89,7 @@ class Submission(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    version: Literal["resbench.submission/2"] = Field(alias="schema")
+    version: Literal["resbench.submission/3"] = Field(alias="schema")
     submitter: Who
     study: Name
     devices: Annotated[int, Field(ge=1, le=1024, strict=True)]

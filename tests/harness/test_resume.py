@@ -19,7 +19,7 @@ class PulledPlug(Exception):
     """Power cut."""
 
 
-def interrupted(argv: list[str], at_tokens: int, run_id: str | None = None) -> None:
+def interrupted(argv: list[str], at_tokens: int, run_id: str | None = None, tags: dict[str, str] | None = None) -> None:
     """Train until the validation at so many tokens, which comes just before the checkpoint of the same step."""
 
     def on_validation(tokens: int, loss: float) -> None:
@@ -27,7 +27,7 @@ def interrupted(argv: list[str], at_tokens: int, run_id: str | None = None) -> N
             raise PulledPlug
 
     with pytest.raises(PulledPlug):
-        fit(argv, run_id=run_id, on_validation=on_validation)
+        fit(argv, run_id=run_id, tags=tags, on_validation=on_validation)
 
 
 def only_run(output_dir: Path) -> str:
@@ -47,10 +47,10 @@ def weights(output_dir: Path, run_id: str) -> dict[str, torch.Tensor]:
 def test_resuming_is_bitwise(argv: Argv, output_dir: Path, scheme: str) -> None:
     arguments = argv(f"--model.scheme={scheme}", "--every.validation=640", "--every.checkpoint=384")
     # Checkpoints every 3 steps, validations every 5, readings every 10: stopped at step 15, on from 12, in mid-reading.
-    interrupted(arguments, at_tokens=15 * 128)
+    interrupted(arguments, at_tokens=15 * 128, tags={"gpu_share": "3"})
     run_id = only_run(output_dir)
     assert run_of(output_dir, run_id).info.status == "FAILED"
-    resumed = fit(arguments, run_id=run_id)
+    resumed = fit(arguments, run_id=run_id, tags={"gpu_share": "1"})
     assert resumed.run_id == run_id
     assert resumed.outcome == "complete"
     whole = fit(arguments)
@@ -67,6 +67,7 @@ def test_resuming_is_bitwise(argv: Argv, output_dir: Path, scheme: str) -> None:
     tags = run_of(output_dir, run_id).data.tags
     assert tags["outcome"] == "complete"
     assert "error" not in tags or tags["error"] == ""
+    assert tags["gpu_share"] == "3", "a part of its time was in company"
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(

@@ -13,7 +13,7 @@ from scipy import stats
 from resbench.results.cells import Cell, group_order, labelled, size_order, summarise
 from resbench.results.leaderboard import Leaderboard, make_leaderboard
 from resbench.results.ranking import compare, verdict
-from resbench.results.runs import COLUMNS, ranked_runs
+from resbench.results.runs import COLUMNS, SHARED, ranked_runs
 from resbench.results.statistics import holm
 
 
@@ -95,6 +95,24 @@ def test_a_scheme_that_always_diverges_keeps_its_row_without_a_rank() -> None:
     assert found["hc"].val_loss.mean is None
     assert found["hc"].outcomes.diverged_fraction == 1.0
     assert found["resnet"].rank == 1
+
+
+def test_speeds_of_runs_that_shared_a_gpu_are_not_compared() -> None:
+    measured = {"tokens_per_s": 50.0, "wall_s": 20.0, "peak_gib": 2.0, "hardware": "H200"}
+    shared = [run | {"gpu_share": 8 if run["seed"] else 1} for run in losses("mhc", [1.9, 2.0, 2.1], **measured)]
+    shared[0] |= {"tokens_per_s": 80.0, "wall_s": 12.5}
+    found = rows(
+        *losses("resnet", [2.0, 2.1, 2.2], gpu_share=1, **measured | {"tokens_per_s": 100.0}),
+        *shared,
+        *losses("hc", [1.9, 2.0, 2.1], gpu_share=8, **measured),
+    )
+    assert (found["mhc"].tokens_per_s, found["mhc"].wall_s) == (80.0, 12.5), "the one that was alone"
+    assert found["mhc"].tokens_per_s_ratio == 0.8
+    assert (found["hc"].tokens_per_s, found["hc"].tokens_per_s_ratio, found["hc"].wall_s) == (None, None, None)
+    assert (found["hc"].peak_gib, found["hc"].peak_gib_ratio, found["hc"].val_loss.n) == (2.0, 1.0, 3)
+    assert [label for label, cell in found.items() if cell.shared_gpu] == ["hc", "mhc"]
+    runs = table(*losses("resnet", [2.0], gpu_share=8), *losses("mhc", [1.9]))
+    assert f"1 row of {SHARED}." in make_leaderboard(runs, "s").notes
 
 
 def test_one_seed_has_no_interval_no_test_and_shares_first_place() -> None:

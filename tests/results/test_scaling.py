@@ -13,6 +13,7 @@ from simulated import Store
 from simulated_laws import SIZES, TRUTH, ladder
 
 from resbench.results.figures.scaling import NAMES, draw_scaling
+from resbench.results.runs import SHARED
 from resbench.results.scaling import law as laws
 from resbench.results.scaling.cli import main
 from resbench.results.scaling.frontier import Multiplier, PowerLaw, multiplier, power_law
@@ -205,6 +206,14 @@ def test_time_is_not_compared_across_machines_and_one_seed_has_no_interval() -> 
     assert "kinds of hardware" in by_cost.loc["wall_s", "reason"]
     assert pd.isna(by_cost.loc["flops", "low"])
     assert any("One seed" in note for note in found.notes)
+
+
+def test_time_of_runs_that_shared_a_gpu_buys_nothing() -> None:
+    runs = ladder({"resnet": 1.0, "mhc": 1.2}, ratios=(20,), seeds=1)
+    runs.loc[runs["scheme"] == "mhc", "gpu_share"] = 4
+    by_cost = scaling(runs, "laws", resamples=20).multipliers.set_index("cost")
+    assert by_cost.loc["wall_s", "reason"] == SHARED
+    assert by_cost.loc["flops", "multiplier"] == pytest.approx(1.2, rel=0.03)
 
 
 def test_chosen_sizes_alone_are_fitted_and_the_rest_are_named() -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -21,7 +22,7 @@ from resbench.harness.store import open_store
 from resbench.results import publish
 from resbench.results.columns import COLUMNS, signed
 from resbench.results.leaderboard import Leaderboard, make_leaderboard
-from resbench.results.runs import load_runs
+from resbench.results.runs import SHARED, load_runs
 from resbench.results.scaling.study import scaling
 from resbench.results.site.environment import Navigation, slug
 from resbench.results.site.equations import inline, math, read_equations
@@ -142,6 +143,7 @@ def test_an_empty_cell_says_why(demo: Leaderboard) -> None:
     assert why_empty(columns["multiplier_flops"], resnet) == "the reference"
     assert why_empty(columns["val_loss"], hc) == ""
     assert why_empty(columns["kernels"], hc) == "these runs did not log what computed their connections"
+    assert why_empty(columns["tokens_per_s"], replace(hc, tokens_per_s=None, shared_gpu=True)) == SHARED
     row = table_row(hc, list(columns.values()), "#000000")
     assert all(text != "–" or why or column.key in ("setting",) for column, text, _, why in row["cells"])
 

@@ -155,7 +155,7 @@ def test_seeds_that_agree_to_the_last_digit_are_copies(honest: Content) -> None:
         (gzip.compress(b"[" * 10**7), "compressed: a submission is plain JSON"),
         (b"PK\x03\x04" + b"\0" * 100, "compressed"),
         (b'{"a":' * 50 + b"1" + b"}" * 50, "schema: Field required"),
-        (b'{"schema": "' + b"x" * 10**6 + b'"}', "Input should be 'resbench.submission/2'"),
+        (b'{"schema": "' + b"x" * 10**6 + b'"}', "Input should be 'resbench.submission/3'"),
     ],
 )
 def test_what_is_no_submission_at_all(raw: bytes, reason: str) -> None:

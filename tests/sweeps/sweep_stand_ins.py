@@ -91,6 +91,9 @@ def train(
     final = final_loss(config)
     notes = Path(config["output_dir"], "gpus.txt") if "notes_gpus" in model.get("stand_in", {}) else None
     _note_gpu(notes, +1)
+    if notes:
+        for name, value in (tags or {}).items():
+            client.set_tag(run_id, name, value)
 
     def loss_at(tokens: int) -> float:
         return final * (1 + 1 / tokens) - final / budget

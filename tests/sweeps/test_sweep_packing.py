@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sweep_stand_ins
@@ -128,7 +129,9 @@ def test_a_cell_that_cannot_fit_is_refused_with_its_estimate_and_what_to_do(plan
     ]
 
 
-def test_trials_under_way_never_share_a_gpu_with_more_than_told(sweep_file: Sweep, output_dir: Path) -> None:
+def test_trials_under_way_never_share_a_gpu_with_more_than_told(
+    sweep_file: Sweep, output_dir: Path, runs_of: Callable[[], list[Any]]
+) -> None:
     """Ten runs in four slots on two GPUs, each of which notes when it begins and ends, and on what."""
     file = sweep_file(stand_in="{seconds: 0.4, notes_gpus: true}")
     sweep = make_plan(load_spec(file), sweep_stand_ins.describe, sweep_stand_ins.FIELDS.__getitem__)
@@ -142,6 +145,7 @@ def test_trials_under_way_never_share_a_gpu_with_more_than_told(sweep_file: Swee
         busy[gpu] += int(change)
         most[gpu] = max(most[gpu], busy[gpu])
     assert most == {"GPU-a": 2, "GPU-b": 2}
+    assert [run.data.tags["gpu_share"] for run in runs_of()] == 10 * ["2"], "and each of them says so"
 
 
 @pytest.mark.parametrize(
