@@ -68,7 +68,7 @@ def test_planning_on_a_machine_with_gpus_initialises_no_cuda(argv: Argv, monkeyp
     estimate_memory([*argv(), "--trainer.accelerator=auto", "--trainer.devices=1"])
 
 
-@pytest.mark.parametrize(("sweep", "chosen"), [("depth", {"depth": "8", "lr": "0.003"}), ("ladder", {"size": "3m"})])
+@pytest.mark.parametrize(("sweep", "chosen"), [("depth", {"depth": "8", "lr": "0.003"}), ("ladder", {"size": "3m", "tokens_per_parameter": "20"})])
 def test_estimates_are_near_what_runs_on_a_gpu_took(sweep: str, chosen: dict[str, str]) -> None:
     """The published runs: those of the first sweep not compiled, those of the second with the temporaries that torch.compile saves."""
     runs = load_runs(sorted(STUDY.glob("state/runs-*.zip")), f"h200-{sweep}").groupby("cell")["peak_gib"].median()
