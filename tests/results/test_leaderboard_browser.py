@@ -65,8 +65,14 @@ def look(driver: Chrome, width: int = 1440, *, dark: bool = False) -> None:
 
 def show(driver: Chrome, page: Path, state: str = "view=all") -> None:
     """Open a page at a state, even if it is the one that is open."""
+    go(driver, page.as_uri() + (f"#{state}" if state else ""))
+
+
+def go(driver: Chrome, address: str) -> None:
+    """Load a page anew and wait for its script, which a busy machine can leave behind."""
     driver.get("about:blank")
-    driver.get(page.as_uri() + (f"#{state}" if state else ""))
+    driver.get(address)
+    screenshots.wait_for(driver, "return location.protocol !== 'about:' && document.readyState === 'complete'")
 
 
 def column(driver: Chrome, key: str) -> list[str]:
@@ -181,8 +187,7 @@ def test_the_address_holds_what_a_reader_chose_and_brings_it_back(driver: Chrome
         click(driver, "tokens_per_s")
     chosen, address = column(driver, "label"), driver.current_url
     assert address.partition("#")[2] == "q=hc&size=400k&sort=-tokens_per_s&view=cost"
-    driver.get("about:blank")
-    driver.get(address)
+    go(driver, address)
     assert column(driver, "label") == chosen
     assert aria_sort(driver, "tokens_per_s") == "descending"
     assert driver.find_element("id", "filter").get_attribute("value") == "hc"
