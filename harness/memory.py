@@ -1,7 +1,7 @@
 """How much of a GPU's memory a run will take, worked out without one: one forward pass over tensors that have shapes and no data.
 
 Activations are what the forward pass leaves allocated for the backward pass, which is how `ActivationMemory` measures them on a GPU; the fused
-kernels keep a third of what torch's operations do. Where sublayers are computed again in the backward pass, one block of them is added at the share
+kernels keep far less than torch's operations. Where sublayers are computed again in the backward pass, one block of them is added at the share
 of what it would have kept. Not foreseen: temporaries of single operations, the allocator's gaps, and what torch.compile saves instead (usually less).
 """
 
